@@ -1,0 +1,1 @@
+"""Reference audio to dual-codebook tokens, vocoder mel and speaker vector."""

@@ -1,0 +1,1 @@
+"""The application: HTTP surface, pipeline and wiring of the stages."""
