@@ -6,7 +6,7 @@ Each room says which tensors it expects; the comparison and the reading of names
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,14 @@ class Layout:
         """The vocoder's folder: every variant folder carries one, the first that does is used."""
         folders = [self.variant(name) / "CosyVoice-300M-25Hz" for name in VARIANT_FOLDERS]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a room found in a checkpoint: fatal problems, and notes worth logging (extra tensors, say)."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class _PlainLoader(yaml.SafeLoader):
