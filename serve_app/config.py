@@ -1,0 +1,84 @@
+"""Typed arguments of the application: what ``args:`` in configs/serve.yaml may hold.
+
+One model per stage, every field documented; an unknown key fails the deployment. Resources and autoscaling live here
+rather than under Serve's ``deployments:``, because Serve replaces whole blocks there and ignores misspelt keys.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Variant = Literal["base", "bnb", "awq"]
+VARIANTS: tuple[Variant, ...] = ("base", "bnb", "awq")
+
+
+class Args(BaseModel):
+    """Base of all arguments: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Autoscaling(Args):
+    """How a stage scales on its own load: requests queued and running per replica."""
+
+    min_replicas: int = Field(1, ge=0, description="0 lets the stage vanish while unused")
+    max_replicas: int = Field(1, ge=1, description="max_replicas x num_gpus of all stages has to fit the GPUs")
+    target_ongoing_requests: float = Field(2, gt=0, description="load per replica that autoscaling aims at")
+    upscale_delay_s: float = Field(5, ge=0, description="load has to last this long before replicas are added")
+    downscale_delay_s: float = Field(120, ge=0, description="idleness has to last this long before replicas go")
+    look_back_period_s: float = Field(10, gt=0, description="window over which load is averaged")
+
+
+class Stage(Args):
+    """Resources, limits and scaling of one stage."""
+
+    num_cpus: float = Field(0.2, gt=0, description="CPU share; its whole part, at least 1, becomes torch's threads")
+    num_gpus: float = Field(0, ge=0, le=1, description="GPU share on machines with GPUs, memory capped to it; else 0")
+    max_ongoing_requests: int = Field(8, ge=1, description="requests one replica takes at a time")
+    max_queued_requests: int = Field(64, ge=-1, description="requests that may wait for a replica; -1: no limit")
+    graceful_shutdown_timeout_s: float = Field(120, gt=0, description="time that running requests get at scale-down")
+    autoscaling: Autoscaling = Autoscaling()
+
+    @model_validator(mode="after")
+    def _target_is_reachable(self) -> "Stage":
+        if self.autoscaling.target_ongoing_requests > self.max_ongoing_requests:
+            raise ValueError("autoscaling.target_ongoing_requests is above max_ongoing_requests: it would never scale")
+        if self.autoscaling.min_replicas > self.autoscaling.max_replicas:
+            raise ValueError("autoscaling.min_replicas is above max_replicas")
+        return self
+
+
+class Limits(Args):
+    """What a request may ask for."""
+
+    max_input_chars: int = Field(4096, ge=1, description="characters of text in one request")
+    max_body_mb: float = Field(32, gt=0, description="size of a request's body, MiB")
+    min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
+    max_clip_s: float = Field(30, gt=0, description="longest reference or input clip, seconds")
+    request_timeout_s: float = Field(120, gt=0, description="deadline of a request through all stages, seconds")
+
+
+class AppArgs(Args):
+    """Everything configs/serve.yaml may say under ``args:``."""
+
+    models: Path = Field(
+        default_factory=lambda: Path(os.environ.get("EDITX_MODELS", "checkpoints/tiny")),
+        description="folder in the published layout; default: $EDITX_MODELS, else the embedded checkpoint",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where the cluster has any")
+    variants: list[Variant] | None = Field(None, description="variants to deploy; default: those whose folders exist")
+    default_variant: Variant = Field("base", description="for requests that name none; the first deployed if absent")
+    default_voice: str = Field("story_teller", description="for requests that name none")
+    voices: Path | None = Field(None, description="folder with a voices.json of further preset voices")
+    limits: Limits = Limits()
+    ingress: Stage = Stage(num_cpus=0.1, max_ongoing_requests=256)
+    encoder: Stage = Stage()
+    llm: dict[Variant, Stage] = Field(default_factory=dict, description="one block per variant")
+    vocoder: Stage = Stage()
+
+    def stage(self, variant: Variant) -> Stage:
+        """The language model stage of a variant; only the default variant stays up when nothing is said of it."""
+        up = 1 if variant == self.default_variant else 0
+        return self.llm.get(variant, Stage(autoscaling=Autoscaling(min_replicas=up)))

@@ -1,0 +1,79 @@
+"""The one place where exceptions become HTTP: OpenAI's envelope and the status of each case."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from deployments.errors import DeadlineError, EditXError, InvalidInputError, NotFoundError, OverloadedError
+
+logger = logging.getLogger("ray.serve")
+
+RETRY_AFTER_S = 5
+_HTTP_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_MISSING = {"missing", "string_too_short"}
+
+
+def envelope(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None, retry: bool = False
+) -> JSONResponse:
+    """An error response as OpenAI's clients expect it."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if retry else None
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def editx_error(_request: Request, error: Exception) -> JSONResponse:
+    """The response for an exception of the project's own hierarchy."""
+    if isinstance(error, NotFoundError):
+        return envelope(404, str(error), "invalid_request_error", error.param, error.code)
+    if isinstance(error, InvalidInputError):
+        return envelope(400, str(error), "invalid_request_error", error.param, error.code)
+    if isinstance(error, OverloadedError):
+        return envelope(429, str(error), "rate_limit_error", code="queue_full", retry=True)
+    if isinstance(error, DeadlineError):
+        return envelope(503, str(error), "timeout_error", code="deadline_exceeded", retry=True)
+    return server_error(_request, error)
+
+
+def server_error(request: Request, error: Exception) -> JSONResponse:
+    """The response for a failure the client did not cause: one line, with the request id to find it in the logs."""
+    request_id = request.headers.get("x-request-id", "unknown")
+    logger.error("request %s failed: %s: %s", request_id, type(error).__name__, str(error).splitlines()[:1])
+    return envelope(500, f"the server failed on this request (id {request_id})", "server_error", code="server_error")
+
+
+def validation_error(_request: Request, error: Exception) -> JSONResponse:
+    """400 for a body that does not fit the schema, naming the first field that is wrong."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return envelope(400, "the body is not valid JSON", "invalid_request_error", code="invalid_json")
+    param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    message = f"{param}: {first['msg']}" if param else first["msg"]
+    return envelope(400, message, "invalid_request_error", param, _validation_code(first))
+
+
+def _validation_code(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown_field"
+    return "missing_field" if error["type"] in _MISSING else "invalid_value"
+
+
+def http_error(_request: Request, error: Exception) -> JSONResponse:
+    """The envelope for what the framework itself refuses: 404, 405 and the like."""
+    assert isinstance(error, HTTPException)
+    response = envelope(error.status_code, str(error.detail), _HTTP_TYPES.get(error.status_code, "invalid_request_error"))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer every error in the envelope."""
+    app.add_exception_handler(EditXError, editx_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, server_error)

@@ -1,0 +1,159 @@
+"""The HTTP surface: routes over a Service, and the deployment that serves them. No tensor work."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import NotFoundError
+from deployments.llm.prompt import edit_types
+from serve_app import errors
+from serve_app.audio_format import MEDIA_TYPES, ClipLimits
+from serve_app.config import AppArgs, Variant
+from serve_app.pipeline import Stages
+from serve_app.requests import MODEL, Uploads
+from serve_app.schemas import SpeechRequest
+from serve_app.service import Result, Service
+from serve_app.stages import RemoteEncoder, RemoteLLM, RemoteVocoder, ReplicaStates
+from serve_app.voices import PRESETS, Voices
+
+DESCRIPTION = "Zero-shot voice cloning and audio editing with Step-Audio-EditX; OpenAI's speech API and more."
+
+
+def llm_name(variant: str) -> str:
+    """The deployment's name of a language model variant."""
+    return f"LLM-{variant}"
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application over ``service``."""
+    app = FastAPI(title="Step-Audio-EditX on Ray Serve", description=DESCRIPTION)
+    errors.install(app)
+    _add_speech(app, service)
+    _add_listings(app, service)
+    _add_health(app, service)
+    return app
+
+
+def _add_speech(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/audio/speech", response_class=Response, responses={200: {"content": {"audio/wav": {}}}})
+    async def speech(body: SpeechRequest) -> Response:
+        """Speech, or an edit of speech, as one file."""
+        return audio_response(await service.speech(body, Uploads()), body.metadata or {})
+
+
+def _add_listings(app: FastAPI, service: Service) -> None:
+    async def models() -> list[dict[str, Any]]:
+        states = await service.states.get()
+        default = service.args.default_variant if service.args.default_variant in service.variants else None
+        listed: list[tuple[str, Variant]] = [(MODEL, default or service.variants[0])]
+        listed += [(f"{MODEL}-{variant}", variant) for variant in service.variants]
+        return [
+            {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "stepfun-ai",
+                "variant": variant,
+                "state": states.get(llm_name(variant), "starting"),
+            }
+            for name, variant in listed
+        ]
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        """The models and the state of the variant behind each."""
+        return {"object": "list", "data": await models()}
+
+    @app.get("/v1/models/{name}")
+    async def get_model(name: str) -> dict[str, Any]:
+        """One model."""
+        for model in await models():
+            if model["id"] == name:
+                return model
+        raise NotFoundError(f"no model is named {name!r}; see /v1/models", "model", "model_not_found")
+
+    @app.get("/v1/voices", include_in_schema=False)
+    @app.get("/v1/audio/voices")
+    async def list_voices() -> dict[str, Any]:
+        """The voices a request may name."""
+        voices = [
+            {
+                "id": voice.name,
+                "name": voice.name,
+                "language": voice.language,
+                "description": voice.description,
+                "transcript": voice.transcript,
+                "duration": round(voice.clip.duration, 3),
+            }
+            for voice in service.voices.all()
+        ]
+        return {"object": "list", "data": voices}
+
+    @app.get("/v1/tags")
+    async def list_tags() -> dict[str, list[str]]:
+        """The edit types and their options."""
+        return edit_types()
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz")
+    async def live() -> dict[str, str]:
+        """The ingress is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        """200 once every stage that has to be up answered its warm-up, else 503; the states of all stages."""
+        states = await service.states.get()
+        waiting = [name for name in required(service) if states.get(name) != "ready"]
+        body = {"status": "waiting" if waiting else "ready", "waiting_for": waiting, "stages": states}
+        return JSONResponse(body, status_code=503 if waiting else 200)
+
+
+def required(service: Service) -> list[str]:
+    """The deployments without which no request can be answered: those that never scale to zero."""
+    stages = {"Encoder": service.args.encoder, "Vocoder": service.args.vocoder}
+    stages |= {llm_name(variant): service.args.stage(variant) for variant in service.variants}
+    return [name for name, stage in stages.items() if stage.autoscaling.min_replicas > 0]
+
+
+def audio_response(result: Result, metadata: dict[str, str]) -> Response:
+    """The audio with the headers of the HTTP contract."""
+    headers = {
+        "Server-Timing": result.timings.header(),
+        "X-Audio-Duration": f"{result.duration:.3f}",
+        "X-Model-Variant": result.job.variant,
+    }
+    headers |= {f"X-Metadata-{name}": value for name, value in metadata.items()}
+    return Response(result.data, media_type=MEDIA_TYPES[result.job.format], headers=headers)
+
+
+@serve.deployment
+@serve.ingress()
+class Ingress:
+    """The application's entry: wires the stages' handles to the HTTP surface."""
+
+    def __init__(
+        self,
+        args: AppArgs,
+        variants: list[Variant],
+        encoder: DeploymentHandle,
+        llm: dict[Variant, DeploymentHandle],
+        vocoder: DeploymentHandle,
+    ) -> None:
+        folders: list[Path] = [PRESETS] + ([args.voices] if args.voices else [])
+        limits = ClipLimits(args.limits.min_clip_s, args.limits.max_clip_s)
+        stages = Stages(
+            RemoteEncoder("Encoder", encoder),
+            {variant: RemoteLLM(llm_name(variant), handle) for variant, handle in llm.items()},
+            RemoteVocoder("Vocoder", vocoder),
+        )
+        states = ReplicaStates(serve.get_replica_context().app_name)
+        self._service = Service(args, variants, Voices(folders, limits), stages, states)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._service)

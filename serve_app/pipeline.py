@@ -1,0 +1,119 @@
+"""Clone and edit as plain async functions over three stage interfaces: testable without Ray or models.
+
+The stages' results are awaited here, one after the other. Handing an unfinished language model response on to the
+vocoder would save a hop of a few milliseconds, but Serve would count the wait as the vocoder's load and scale it.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from deployments.types import SAMPLE_RATE, Clip, ClonePrompt, EditPrompt, Generation, Prompt, Reference, Sampling, Speech
+
+
+class EncoderStage(Protocol):
+    """Reference audio to tokens, mel and speaker vector."""
+
+    async def encode(self, clip: Clip) -> Reference: ...
+
+
+class LLMStage(Protocol):
+    """Prompt to audio codes."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation: ...
+
+
+class VocoderStage(Protocol):
+    """Audio codes to samples."""
+
+    async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech: ...
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The three stages; ``llm`` by variant."""
+
+    encoder: EncoderStage
+    llm: Mapping[str, LLMStage]
+    vocoder: VocoderStage
+
+
+@dataclass
+class Timings:
+    """Seconds a request spent in each stage; ``queue`` is the wait for the language model and the vocoder."""
+
+    encode: float = 0.0
+    queue: float = 0.0
+    llm: float = 0.0
+    vocode: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def header(self) -> str:
+        """The Server-Timing header's value, milliseconds."""
+        total = time.perf_counter() - self.started
+        stages = {"encode": self.encode, "queue": self.queue, "llm": self.llm, "vocode": self.vocode, "total": total}
+        return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items())
+
+
+@dataclass(frozen=True)
+class Audio:
+    """What a request came to: float32 samples (n,) at 24 kHz, and the tokens it took."""
+
+    samples: np.ndarray
+    prompt_tokens: int
+    audio_tokens: int
+
+
+async def clone(
+    stages: Stages, variant: str, clip: Clip, transcript: str, text: str, sampling: Sampling, timings: Timings
+) -> Audio:
+    """Speak ``text`` with the voice of ``clip``, whose words are ``transcript``."""
+    reference = await _encode(stages, clip, timings)
+    prompt = ClonePrompt(text, transcript.strip(), reference.codes, speaker_name(transcript, clip))
+    return await _speak(stages, variant, prompt, reference, sampling, timings)
+
+
+async def edit(
+    stages: Stages, variant: str, clip: Clip, instruction: str, rounds: int, sampling: Sampling, timings: Timings
+) -> Audio:
+    """Apply ``instruction`` to ``clip``; each further round takes the audio of the round before in full."""
+    prompt_tokens = audio_tokens = 0
+    for number in range(rounds):
+        reference = await _encode(stages, clip, timings)
+        prompt = EditPrompt(instruction, reference.codes)
+        draws = replace(sampling, seed=(sampling.seed + number) % 2**63)
+        audio = await _speak(stages, variant, prompt, reference, draws, timings)
+        clip = Clip(audio.samples[np.newaxis], SAMPLE_RATE)
+        prompt_tokens += audio.prompt_tokens
+        audio_tokens += audio.audio_tokens
+    return Audio(audio.samples, prompt_tokens, audio_tokens)
+
+
+def speaker_name(transcript: str, clip: Clip) -> str:
+    """The name under which the prompt introduces a reference: a hash of its words and of both ends of its audio."""
+    flat = np.ascontiguousarray(clip.samples, dtype=np.float32).reshape(-1)
+    ends = np.concatenate([flat[:1000], flat[-1000:]]) if flat.size > 2000 else flat
+    return "clone_" + hashlib.sha256(transcript.encode() + ends.tobytes()).hexdigest()[:16]
+
+
+async def _encode(stages: Stages, clip: Clip, timings: Timings) -> Reference:
+    start = time.perf_counter()
+    reference = await stages.encoder.encode(clip)
+    timings.encode += time.perf_counter() - start
+    return reference
+
+
+async def _speak(
+    stages: Stages, variant: str, prompt: Prompt, reference: Reference, sampling: Sampling, timings: Timings
+) -> Audio:
+    start = time.perf_counter()
+    generation = await stages.llm[variant].generate(prompt, sampling)
+    speech = await stages.vocoder.synthesize(generation.codes, reference, sampling.seed)
+    timings.llm += generation.compute_s
+    timings.vocode += speech.compute_s
+    timings.queue += max(0.0, time.perf_counter() - start - generation.compute_s - speech.compute_s)
+    return Audio(speech.samples, generation.prompt_tokens, len(generation.codes))

@@ -1,0 +1,189 @@
+"""From a request body to a job that the pipeline can run: every check that needs no model is made here."""
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass
+
+from deployments.errors import InvalidInputError, NotFoundError
+from deployments.llm.prompt import edit_instruction, edit_types
+from deployments.types import Clip, Sampling
+from serve_app.audio_format import ClipLimits, decode
+from serve_app.config import AppArgs, Variant
+from serve_app.schemas import Format, Mode, SpeechRequest, StepAudio
+from serve_app.voices import Voices
+
+MODEL = "step-audio-editx"
+_NEEDS_OPTION = {"emotion", "style", "speed"}
+_NEEDS_TRANSCRIPT = {"emotion", "style", "speed", "paralinguistic"}
+# Adverbs by the upper end of their range of intensities; exactly 1.0 puts none.
+_ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "noticeably"), (2.2, "strongly"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request. ``clip`` is the reference or the audio to edit, ``transcript`` its words.
+
+    text: what to speak (clone). instruction: what to do to the clip (edits), rounds: how often.
+    """
+
+    mode: Mode
+    variant: Variant
+    clip: Clip
+    transcript: str
+    text: str
+    instruction: str
+    rounds: int
+    sampling: Sampling
+    format: Format
+    speed: float
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Audio files that came beside the JSON, as bytes."""
+
+    prompt_audio: bytes | None = None
+    input_audio: bytes | None = None
+
+
+class Planner:
+    """Turns bodies into jobs, against what is deployed and which voices there are."""
+
+    def __init__(self, args: AppArgs, variants: list[Variant], voices: Voices) -> None:
+        self._args = args
+        self._variants = variants
+        self._voices = voices
+        self._limits = ClipLimits(args.limits.min_clip_s, args.limits.max_clip_s)
+
+    def plan(self, body: SpeechRequest, uploads: Uploads) -> Job:
+        """A job, or InvalidInputError / NotFoundError with the field that is at fault."""
+        options = body.step_audio or StepAudio()
+        self._check_text(body.input, options.mode)
+        clip, transcript = self._audio(body, options, uploads)
+        return Job(
+            mode=options.mode,
+            variant=self._variant(body.model, options.model_variant),
+            clip=clip,
+            transcript=transcript,
+            text=body.input.strip(),
+            instruction="" if options.mode == "clone" else _instruction(body, options),
+            rounds=options.n_edit_iter,
+            sampling=_sampling(body),
+            format=body.response_format or ("wav" if body.step_audio else "mp3"),
+            speed=body.speed,
+        )
+
+    def _check_text(self, text: str, mode: Mode) -> None:
+        if "\0" in text:
+            raise InvalidInputError("input holds a null character", "input", "invalid_text")
+        if len(text) > self._args.limits.max_input_chars:
+            raise InvalidInputError(
+                f"input has {len(text)} characters, at most {self._args.limits.max_input_chars} are allowed",
+                "input",
+                "text_too_long",
+            )
+        if mode in ("clone", "paralinguistic") and not any(c.isalnum() for c in text):
+            raise InvalidInputError(f"mode {mode} needs input with something to speak", "input", "text_empty")
+
+    def _variant(self, model: str, option: Variant | None) -> Variant:
+        default = self._args.default_variant if self._args.default_variant in self._variants else self._variants[0]
+        if model == MODEL:
+            named, param = option or default, "step_audio.model_variant"
+        else:
+            named, param = self._from_model(model), "model"
+            if option is not None and option != named:
+                raise InvalidInputError(
+                    f"model {model} and model_variant {option} differ", "step_audio.model_variant", "variant_conflict"
+                )
+        if named not in self._variants:
+            raise NotFoundError(f"variant {named} is not deployed", param, "model_not_found")
+        return named
+
+    def _from_model(self, model: str) -> Variant:
+        for variant in self._variants:
+            if model == f"{MODEL}-{variant}":
+                return variant
+        raise NotFoundError(f"no model is named {model!r}; see /v1/models", "model", "model_not_found")
+
+    def _audio(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> tuple[Clip, str]:
+        if options.mode == "clone":
+            return self._reference(body, options, uploads)
+        data = uploads.input_audio or _from_base64(options.input_audio_base64, "step_audio.input_audio_base64")
+        if data is None:
+            raise InvalidInputError(
+                f"mode {options.mode} needs the audio to edit", "step_audio.input_audio_base64", "missing_field"
+            )
+        transcript = (options.audio_text or "").strip()
+        if options.mode in _NEEDS_TRANSCRIPT and not transcript:
+            raise InvalidInputError(
+                f"mode {options.mode} needs the transcript of the audio", "step_audio.audio_text", "missing_field"
+            )
+        return self._decode(data, "step_audio.input_audio_base64"), transcript
+
+    def _reference(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> tuple[Clip, str]:
+        data = uploads.prompt_audio or _from_base64(options.prompt_audio_base64, "step_audio.prompt_audio_base64")
+        if data is None:
+            named = body.voice if isinstance(body.voice, str) or body.voice is None else body.voice.id
+            voice = self._voices.get(named or self._args.default_voice)
+            return voice.clip, voice.transcript
+        transcript = (options.prompt_text or "").strip()
+        if not transcript:
+            raise InvalidInputError(
+                "a reference of your own needs its transcript", "step_audio.prompt_text", "missing_field"
+            )
+        return self._decode(data, "step_audio.prompt_audio_base64"), transcript
+
+    def _decode(self, data: bytes, param: str) -> Clip:
+        try:
+            return decode(data, self._limits)
+        except InvalidInputError as error:
+            raise InvalidInputError(error.message, param, error.code) from None
+
+
+def _from_base64(text: str | None, param: str) -> bytes | None:
+    if not text:
+        return None
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidInputError(f"{param} is not valid base64", param, "invalid_base64") from None
+
+
+def _instruction(body: SpeechRequest, options: StepAudio) -> str:
+    option = ""
+    if options.mode in _NEEDS_OPTION:
+        option = _edit_option(options, (body.instructions or "").strip())
+    return edit_instruction(options.mode, option, (options.audio_text or "").strip(), body.input.strip())
+
+
+def _edit_option(options: StepAudio, instructions: str) -> str:
+    known = edit_types()[options.mode]
+    if options.edit_info is None and not instructions:
+        raise InvalidInputError(
+            f"mode {options.mode} needs edit_info, one of: {', '.join(known)}", "step_audio.edit_info", "missing_field"
+        )
+    if options.edit_info is not None and options.edit_info not in known:
+        raise InvalidInputError(
+            f"unknown edit_info for mode {options.mode}; one of: {', '.join(known)}",
+            "step_audio.edit_info",
+            "unknown_edit_info",
+        )
+    if options.edit_info == "remove":
+        return "remove"
+    option = ", ".join(part for part in (options.edit_info, instructions) if part)
+    adverb = _adverb(options.intensity)
+    return f"{adverb} {option}" if adverb else option
+
+
+def _adverb(intensity: float) -> str:
+    if intensity == 1.0:
+        return ""
+    return next((adverb for upper, adverb in _ADVERBS if intensity <= upper), "dramatically")
+
+
+def _sampling(body: SpeechRequest) -> Sampling:
+    seed = secrets.randbits(63) if body.seed is None else body.seed
+    return Sampling(seed, body.temperature, body.top_k, body.max_new_tokens)

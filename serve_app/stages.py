@@ -1,0 +1,116 @@
+"""The pipeline's stage interfaces over Ray Serve handles: retry, cancellation and error mapping in one place."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ServeStatus
+
+from deployments.errors import EditXError, OverloadedError, StageError
+from deployments.types import Clip, Generation, Prompt, Reference, Sampling, Speech
+
+logger = logging.getLogger("ray.serve")
+
+
+class RemoteStage:
+    """Calls one deployment's methods; every call is unary and safe to repeat."""
+
+    def __init__(self, name: str, handle: DeploymentHandle) -> None:
+        self.name = name
+        self._handle = handle
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Await a method's result.
+
+        A replica that dies meanwhile is replaced by one more try on another. A caller that stops waiting cancels
+        the call: Serve would otherwise let it run to its end.
+
+        Raises: whatever of the project's hierarchy the stage raised; OverloadedError if its queue is full;
+        StageError for anything else.
+        """
+        try:
+            return await self._once(method, *args)
+        except RayActorError:
+            logger.warning("%s: a replica died during %s, trying another", self.name, method)
+        try:
+            return await self._once(method, *args)
+        except RayActorError as error:
+            raise StageError(f"{self.name} died twice during {method}") from error
+
+    async def _once(self, method: str, *args: Any) -> Any:
+        response = getattr(self._handle, method).remote(*args)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except RayTaskError as error:
+            if isinstance(error.cause, EditXError):
+                raise error.cause from None
+            raise StageError(f"{self.name} failed during {method}: {error.cause!r}") from error
+        except BackPressureError as error:
+            raise OverloadedError(f"{self.name} has too many requests waiting; try again later") from error
+        except DeploymentUnavailableError as error:
+            raise StageError(f"{self.name} cannot start; see the Ray dashboard") from error
+
+
+class RemoteEncoder(RemoteStage):
+    """EncoderStage over Ray."""
+
+    async def encode(self, clip: Clip) -> Reference:
+        return await self.call("encode", clip)
+
+
+class RemoteLLM(RemoteStage):
+    """LLMStage over Ray."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        return await self.call("generate", prompt, sampling)
+
+
+class RemoteVocoder(RemoteStage):
+    """VocoderStage over Ray."""
+
+    async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech:
+        return await self.call("synthesize", codes, reference, seed)
+
+
+class ReplicaStates:
+    """What the controller says of each deployment, asked at most once a second."""
+
+    def __init__(self, app_name: str) -> None:
+        self._app_name = app_name
+        self._asked = -1.0
+        self._states: dict[str, str] = {}
+
+    async def get(self) -> dict[str, str]:
+        """Deployment name -> ready, starting, unhealthy or scaled_to_zero.
+
+        A replica counts as ready once its warm-up was through: Serve runs the constructor before it says RUNNING.
+        """
+        if time.monotonic() - self._asked > 1.0:
+            status = await asyncio.to_thread(serve.status)
+            self._states = _states(status, self._app_name)
+            self._asked = time.monotonic()
+        return self._states
+
+
+def _states(status: ServeStatus, app_name: str) -> dict[str, str]:
+    if app_name not in status.applications:
+        return {}
+    states = {}
+    for name, deployment in status.applications[app_name].deployments.items():
+        replicas = {str(state.value): count for state, count in deployment.replica_states.items()}
+        if replicas.get("RUNNING", 0) > 0:
+            states[name] = "ready"
+        elif deployment.status.value in ("UNHEALTHY", "DEPLOY_FAILED"):
+            states[name] = "unhealthy"
+        else:
+            states[name] = "starting" if sum(replicas.values()) else "scaled_to_zero"
+    return states

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from deployments.types import Clip, ClonePrompt, EditPrompt, Sampling
+from serve_app.pipeline import Timings, clone, edit, speaker_name
+from tests.serve_app.fakes import FakeEncoder, FakeLLM, FakeVocoder, fake_stages
+
+CLIP = Clip(np.linspace(-0.5, 0.5, 16_000, dtype=np.float32)[np.newaxis], 16_000)
+
+
+async def test_clone_hands_reference_codes_transcript_and_text_to_the_named_variant() -> None:
+    stages = fake_stages()
+    audio = await clone(stages, "awq", CLIP, " words \n", "speak this", Sampling(seed=3), Timings())
+    awq, base, vocoder = stages.llm["awq"], stages.llm["base"], stages.vocoder
+    assert isinstance(awq, FakeLLM) and isinstance(base, FakeLLM) and isinstance(vocoder, FakeVocoder)
+    (prompt,) = awq.prompts
+    assert isinstance(prompt, ClonePrompt)
+    assert (prompt.text, prompt.transcript) == ("speak this", "words")
+    assert prompt.codes.tolist() == [1, 1, 1025, 1025, 1025] * 2
+    assert base.prompts == [] and vocoder.seeds == [3]
+    assert len(audio.samples) == 12_000 and (audio.prompt_tokens, audio.audio_tokens) == (7, 10)
+
+
+async def test_every_edit_round_takes_the_audio_of_the_round_before() -> None:
+    stages = fake_stages()
+    audio = await edit(stages, "base", CLIP, "make it so", 3, Sampling(seed=2**63 - 2), Timings())
+    encoder, llm = stages.encoder, stages.llm["base"]
+    assert isinstance(encoder, FakeEncoder) and isinstance(llm, FakeLLM)
+    assert [clip.sample_rate for clip in encoder.clips] == [16_000, 24_000, 24_000]
+    assert all(isinstance(prompt, EditPrompt) and prompt.instruction == "make it so" for prompt in llm.prompts)
+    assert [prompt.codes[0] for prompt in llm.prompts] == [1, 2, 3]
+    assert [sampling.seed for sampling in llm.samplings] == [2**63 - 2, 2**63 - 1, 0]
+    assert (audio.prompt_tokens, audio.audio_tokens) == (21, 30)
+
+
+async def test_timings_name_every_stage() -> None:
+    timings = Timings()
+    await clone(fake_stages(), "base", CLIP, "a", "b", Sampling(seed=0), timings)
+    fields = dict(part.split(";dur=") for part in timings.header().split(", "))
+    assert list(fields) == ["encode", "queue", "llm", "vocode", "total"]
+    assert (float(fields["llm"]), float(fields["vocode"])) == (250.0, 125.0)
+
+
+async def test_a_failing_stage_fails_the_request() -> None:
+    with pytest.raises(RuntimeError, match="out of order"):
+        await clone(fake_stages(RuntimeError("out of order")), "base", CLIP, "a", "b", Sampling(seed=0), Timings())
+
+
+def test_speaker_name_depends_on_words_and_audio_alone() -> None:
+    other = Clip(CLIP.samples * 0.5, CLIP.sample_rate)
+    assert speaker_name("a", CLIP) == speaker_name("a", Clip(CLIP.samples.copy(), 16_000))
+    assert len({speaker_name("a", CLIP), speaker_name("b", CLIP), speaker_name("a", other)}) == 3
+    assert speaker_name("a", CLIP).startswith("clone_") and len(speaker_name("a", CLIP)) == 22
