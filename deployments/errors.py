@@ -37,7 +37,20 @@ class OverloadedError(EditXError):
 
 
 class DeadlineError(EditXError):
-    """The deadline passed before the result was there."""
+    """The deadline passed before the result was there.
+
+    Args:
+        message: which deadline it was, in words for the client.
+        by_client: the client set the deadline, not the server.
+    """
+
+    def __init__(self, message: str, by_client: bool = False) -> None:
+        super().__init__(message, by_client)
+        self.message = message
+        self.by_client = by_client
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class StageError(EditXError):

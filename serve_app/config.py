@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Variant = Literal["base", "bnb", "awq"]
 VARIANTS: tuple[Variant, ...] = ("base", "bnb", "awq")
@@ -58,6 +58,15 @@ class Limits(Args):
     min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
     max_clip_s: float = Field(30, gt=0, description="longest reference or input clip, seconds")
     request_timeout_s: float = Field(120, gt=0, description="deadline of a request through all stages, seconds")
+    body_timeout_s: float = Field(30, gt=0, description="time within which a request's body has to arrive, seconds")
+    max_concurrent_requests: int = Field(128, ge=1, description="speech requests one ingress works on; more get 429")
+    requests_per_minute: float | None = Field(None, gt=0, description="per key or address; none: no limit")
+    allow_urls: bool = Field(False, description="fetch audio from *_audio_url fields, public addresses only")
+    url_timeout_s: float = Field(10, gt=0, description="time for fetching one URL, seconds")
+
+
+def _keys_from_environment() -> list[SecretStr]:
+    return [SecretStr(key) for key in os.environ.get("EDITX_API_KEYS", "").split(",") if key]
 
 
 class AppArgs(Args):
@@ -72,6 +81,10 @@ class AppArgs(Args):
     default_variant: Variant = Field("base", description="for requests that name none; the first deployed if absent")
     default_voice: str = Field("story_teller", description="for requests that name none")
     voices: Path | None = Field(None, description="folder with a voices.json of further preset voices")
+    api_keys: list[SecretStr] = Field(
+        default_factory=_keys_from_environment,
+        description="keys that may ask, as Bearer tokens; default: $EDITX_API_KEYS, comma-separated; none: everybody",
+    )
     limits: Limits = Limits()
     ingress: Stage = Stage(num_cpus=0.1, max_ongoing_requests=256)
     encoder: Stage = Stage()

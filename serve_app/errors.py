@@ -34,6 +34,8 @@ def editx_error(_request: Request, error: Exception) -> JSONResponse:
         return envelope(400, str(error), "invalid_request_error", error.param, error.code)
     if isinstance(error, OverloadedError):
         return envelope(429, str(error), "rate_limit_error", code="queue_full", retry=True)
+    if isinstance(error, DeadlineError) and error.by_client:
+        return envelope(408, str(error), "timeout_error", code="deadline_exceeded")
     if isinstance(error, DeadlineError):
         return envelope(503, str(error), "timeout_error", code="deadline_exceeded", retry=True)
     return server_error(_request, error)
@@ -66,7 +68,9 @@ def _validation_code(error: dict[str, Any]) -> str:
 def http_error(_request: Request, error: Exception) -> JSONResponse:
     """The envelope for what the framework itself refuses: 404, 405 and the like."""
     assert isinstance(error, HTTPException)
-    response = envelope(error.status_code, str(error.detail), _HTTP_TYPES.get(error.status_code, "invalid_request_error"))
+    response = envelope(
+        error.status_code, str(error.detail), _HTTP_TYPES.get(error.status_code, "invalid_request_error")
+    )
     response.headers.update(error.headers or {})
     return response
 

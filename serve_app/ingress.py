@@ -1,17 +1,21 @@
 """The HTTP surface: routes over a Service, and the deployment that serves them. No tensor work."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Form, Header, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import NotFoundError
 from deployments.llm.prompt import edit_types
 from serve_app import errors
+from serve_app.admission import Admission, Auth
 from serve_app.audio_format import MEDIA_TYPES, ClipLimits
+from serve_app.body import BodyLimit
 from serve_app.config import AppArgs, Variant
 from serve_app.pipeline import Stages
 from serve_app.requests import MODEL, Uploads
@@ -20,6 +24,7 @@ from serve_app.service import Result, Service
 from serve_app.stages import RemoteEncoder, RemoteLLM, RemoteVocoder, ReplicaStates
 from serve_app.voices import PRESETS, Voices
 
+Patience = Annotated[float | None, Header(alias="x-request-timeout-seconds", gt=0, description="deadline, seconds")]
 DESCRIPTION = "Zero-shot voice cloning and audio editing with Step-Audio-EditX; OpenAI's speech API and more."
 
 
@@ -32,6 +37,11 @@ def create_app(service: Service) -> FastAPI:
     """The ASGI application over ``service``."""
     app = FastAPI(title="Step-Audio-EditX on Ray Serve", description=DESCRIPTION)
     errors.install(app)
+    limits = service.args.limits
+    # The last one added is the outermost. Only requests whose body is there count as in flight.
+    app.add_middleware(Admission, max_in_flight=limits.max_concurrent_requests, per_minute=limits.requests_per_minute)
+    app.add_middleware(BodyLimit, max_bytes=int(limits.max_body_mb * 2**20), timeout_s=limits.body_timeout_s)
+    app.add_middleware(Auth, keys=[key.get_secret_value() for key in service.args.api_keys])
     _add_speech(app, service)
     _add_listings(app, service)
     _add_health(app, service)
@@ -39,10 +49,31 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _add_speech(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/audio/speech", response_class=Response, responses={200: {"content": {"audio/wav": {}}}})
-    async def speech(body: SpeechRequest) -> Response:
+    media = {200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}}
+
+    @app.post("/v1/audio/speech", response_class=Response, responses=media)
+    async def speech(body: SpeechRequest, patience: Patience = None) -> Response:
         """Speech, or an edit of speech, as one file."""
-        return audio_response(await service.speech(body, Uploads()), body.metadata or {})
+        return audio_response(await service.speech(body, Uploads(), patience), body.metadata or {})
+
+    @app.post("/v1/audio/speech/upload", response_class=Response, responses=media)
+    async def speech_upload(
+        payload: Annotated[str, Form(description="the JSON body of /v1/audio/speech")],
+        prompt_audio_file: UploadFile | None = None,
+        input_audio_file: UploadFile | None = None,
+        patience: Patience = None,
+    ) -> Response:
+        """The same with audio as files."""
+        try:
+            body = SpeechRequest.model_validate_json(payload)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+        uploads = Uploads(await _content(prompt_audio_file), await _content(input_audio_file))
+        return audio_response(await service.speech(body, uploads, patience), body.metadata or {})
+
+
+async def _content(file: UploadFile | None) -> bytes | None:
+    return None if file is None else await file.read()
 
 
 def _add_listings(app: FastAPI, service: Service) -> None:

@@ -12,7 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
-from deployments.types import SAMPLE_RATE, Clip, ClonePrompt, EditPrompt, Generation, Prompt, Reference, Sampling, Speech
+from deployments.types import (
+    SAMPLE_RATE,
+    Clip,
+    ClonePrompt,
+    EditPrompt,
+    Generation,
+    Prompt,
+    Reference,
+    Sampling,
+    Speech,
+)
 
 
 class EncoderStage(Protocol):

@@ -41,10 +41,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Uploads:
-    """Audio files that came beside the JSON, as bytes."""
+    """Audio that came beside the JSON or was fetched from its URLs, as bytes."""
 
     prompt_audio: bytes | None = None
     input_audio: bytes | None = None
+
+
+def check_sources(body: SpeechRequest, uploads: Uploads, allow_urls: bool) -> None:
+    """Each audio may come one way only, and by URL only where that is allowed. Raises InvalidInputError."""
+    options = body.step_audio or StepAudio()
+    for name, upload in (("prompt_audio", uploads.prompt_audio), ("input_audio", uploads.input_audio)):
+        url = getattr(options, f"{name}_url")
+        given = [source for source in (upload, getattr(options, f"{name}_base64"), url) if source]
+        if len(given) > 1:
+            raise InvalidInputError(f"{name} is given in more than one way", f"step_audio.{name}_base64", "conflict")
+        if url and not allow_urls:
+            raise InvalidInputError("this server fetches no URLs", f"step_audio.{name}_url", "url_not_allowed")
 
 
 class Planner:
