@@ -1,1 +1,1 @@
-"""Audio codes to 24 kHz samples: flow matching to a mel spectrogram, then HiFT."""
+"""Audio codes and a reference voice in, 24 kHz samples out: flow matching to a mel spectrogram, then HiFT."""

@@ -1,0 +1,236 @@
+"""The token encoder (UpsampleConformerEncoderV2): 25 Hz token embeddings to 50 Hz hidden frames.
+
+Self-attention with relative positions over everything seen so far; the only look into the future is a convolution
+over the next three tokens. Whole clips and chunks of a stream go through the same code: a chunk brings the keys and
+values of what came before it.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deployments.vocoder.sizes import ConformerSizes
+
+_LAYER_EPS = 1e-12
+
+
+@dataclass
+class ConformerMemory:
+    """What a stream's next chunk needs of the earlier ones.
+
+    lookahead: (batch, 2, hidden) inputs of the second look-ahead convolution. upsample: (batch, 4, hidden) inputs
+    of the upsampling convolution. layers: keys and values (batch, heads, positions, head_dim), layer by layer.
+    """
+
+    lookahead: torch.Tensor | None = None
+    upsample: torch.Tensor | None = None
+    layers: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with relative positions (Transformer-XL, arXiv:1901.02860, section 3.3)."""
+
+    def __init__(self, sizes: ConformerSizes) -> None:
+        super().__init__()
+        hidden, head = sizes.hidden, sizes.hidden // sizes.heads
+        self.heads = sizes.heads
+        self.linear_q = nn.Linear(hidden, hidden)
+        self.linear_k = nn.Linear(hidden, hidden, bias=sizes.key_bias)
+        self.linear_v = nn.Linear(hidden, hidden)
+        self.linear_out = nn.Linear(hidden, hidden)
+        self.linear_pos = nn.Linear(hidden, hidden, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(sizes.heads, head))
+        self.pos_bias_v = nn.Parameter(torch.empty(sizes.heads, head))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        past: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """x (batch, t, hidden), positions (seen + 2 * t - 1, hidden), mask (batch, 1, 1, seen + t)
+        -> (batch, t, hidden), and keys and values of all seen + t positions"""
+        batch, length, _ = x.shape
+        query = self._split(self.linear_q(x))
+        key, value = self._split(self.linear_k(x)), self._split(self.linear_v(x))
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        distance = self._split(self.linear_pos(positions)[None])
+        scale = 1 / math.sqrt(query.shape[-1])
+        by_distance = (query + self.pos_bias_v[:, None]) @ distance.transpose(2, 3)
+        bias = _relative_shift(by_distance)[..., : key.shape[2]] * scale
+        if mask is not None:
+            bias = bias.masked_fill(~mask, float("-inf"))
+        mixed = F.scaled_dot_product_attention(query + self.pos_bias_u[:, None], key, value, bias, scale=scale)
+        return self.linear_out(mixed.transpose(1, 2).reshape(batch, length, -1)), (key, value)
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, t, hidden) -> (batch, heads, t, head_dim)"""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with SiLU."""
+
+    def __init__(self, sizes: ConformerSizes) -> None:
+        super().__init__()
+        self.w_1 = nn.Linear(sizes.hidden, sizes.feed_forward)
+        self.w_2 = nn.Linear(sizes.feed_forward, sizes.hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, t, hidden) -> the same"""
+        return self.w_2(F.silu(self.w_1(x)))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward; this conformer has no convolution module."""
+
+    def __init__(self, sizes: ConformerSizes) -> None:
+        super().__init__()
+        self.self_attn = Attention(sizes)
+        self.feed_forward = FeedForward(sizes)
+        self.norm_ff = nn.LayerNorm(sizes.hidden, eps=_LAYER_EPS)
+        self.norm_mha = nn.LayerNorm(sizes.hidden, eps=_LAYER_EPS)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        past: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """As Attention."""
+        mixed, present = self.self_attn(self.norm_mha(x), positions, mask, past)
+        x = x + mixed
+        return x + self.feed_forward(self.norm_ff(x)), present
+
+
+class Embed(nn.Module):
+    """Linear and norm, scaled up by sqrt(hidden)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.scale = math.sqrt(hidden)
+        self.out = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, t, width) -> (batch, t, hidden)"""
+        return self.out(x) * self.scale
+
+
+class Lookahead(nn.Module):
+    """Mixes each position with the next three, then with the two before, beside a residual path."""
+
+    def __init__(self, sizes: ConformerSizes) -> None:
+        super().__init__()
+        self.length = sizes.lookahead
+        self.conv1 = nn.Conv1d(sizes.hidden, sizes.hidden, sizes.lookahead + 1)
+        self.conv2 = nn.Conv1d(sizes.hidden, sizes.hidden, 3)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, past: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (batch, t + lookahead, hidden) -> (batch, t, hidden), and the second convolution's last inputs"""
+        ahead = F.leaky_relu(self.conv1(x.transpose(1, 2))).transpose(1, 2)
+        ahead = F.pad(ahead, (0, 0, 2, 0)) if past is None else torch.cat([past, ahead], dim=1)
+        mixed = self.conv2(ahead.transpose(1, 2)).transpose(1, 2)
+        return mixed + x[:, : -self.length], ahead[:, -2:]
+
+
+class Upsample(nn.Module):
+    """Every position twice, then a causal convolution over five."""
+
+    def __init__(self, sizes: ConformerSizes) -> None:
+        super().__init__()
+        self.stride = sizes.upsample
+        self.conv = nn.Conv1d(sizes.hidden, sizes.hidden, 2 * sizes.upsample + 1)
+
+    def forward(self, x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, t, hidden) -> (batch, 2 * t, hidden), and the convolution's last inputs"""
+        x = x.repeat_interleave(self.stride, dim=1)
+        context = 2 * self.stride
+        x = F.pad(x, (0, 0, context, 0)) if past is None else torch.cat([past, x], dim=1)
+        return self.conv(x.transpose(1, 2)).transpose(1, 2), x[:, -context:]
+
+
+class Conformer(nn.Module):
+    """The whole encoder."""
+
+    def __init__(self, sizes: ConformerSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.embed = Embed(sizes.input, sizes.hidden)
+        self.pre_lookahead_layer = Lookahead(sizes)
+        self.encoders = nn.ModuleList(Layer(sizes) for _ in range(sizes.blocks))
+        self.up_layer = Upsample(sizes)
+        self.up_embed = Embed(sizes.input, sizes.hidden)
+        self.up_encoders = nn.ModuleList(Layer(sizes) for _ in range(sizes.up_blocks))
+        self.after_norm = nn.LayerNorm(sizes.hidden)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        past: ConformerMemory | None = None,
+        last: bool = True,
+    ) -> tuple[torch.Tensor, ConformerMemory]:
+        """Encode clips, or the next chunk of streams.
+
+        x (batch, t, input): token embeddings. When ``last``, zeros stand for the tokens after the end; otherwise
+        the last ``lookahead`` tokens only inform the others and t is that much shorter. lengths (batch,): valid
+        tokens of each row when they differ. -> (batch, 2 * t, hidden)
+        """
+        past = past or ConformerMemory()
+        x = self.embed(x)
+        if lengths is not None:
+            x = x * valid(lengths, x.shape[1])[:, :, None]
+        if last:
+            x = F.pad(x, (0, 0, 0, self.sizes.lookahead))
+        x, lookahead = self.pre_lookahead_layer(x, None, past.lookahead)
+        blocks = self.sizes.blocks
+        x, layers = self._layers(self.encoders, x, lengths, past.layers[:blocks])
+        x, upsample = self.up_layer(x, past.upsample)
+        x = self.up_embed(x)
+        lengths = None if lengths is None else lengths * self.sizes.upsample
+        x, up_layers = self._layers(self.up_encoders, x, lengths, past.layers[blocks:])
+        return self.after_norm(x), ConformerMemory(lookahead, upsample, layers + up_layers)
+
+    def _layers(
+        self,
+        layers: nn.ModuleList,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        past: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        seen = past[0][0].shape[2] if past else 0
+        positions = relative_positions(seen, x.shape[1], x.shape[2], x.device).to(x.dtype)
+        mask = None if lengths is None else valid(lengths, x.shape[1])[:, None, None]
+        present = []
+        for index, layer in enumerate(layers):
+            x, kept = layer(x, positions, mask, past[index] if past else None)
+            present.append(kept)
+        return x, present
+
+
+def relative_positions(seen: int, length: int, width: int, device: torch.device) -> torch.Tensor:
+    """Sinusoids of every distance from a new position to any key, largest first: (seen + 2 * length - 1, width)."""
+    distance = torch.arange(seen + length - 1, -length, -1, device=device, dtype=torch.float32)
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000) / width))
+    angles = distance[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+def valid(lengths: torch.Tensor, longest: int) -> torch.Tensor:
+    """lengths (batch,) -> (batch, longest), True before each row's end"""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+def _relative_shift(scores: torch.Tensor) -> torch.Tensor:
+    """Row i of (batch, heads, t, n) moved left by t - 1 - i: from distances to keys."""
+    batch, heads, length, distances = scores.shape
+    padded = F.pad(scores, (1, 0)).view(batch, heads, distances + 1, length)
+    return padded[:, :, 1:].reshape(batch, heads, length, distances)

@@ -1,0 +1,253 @@
+"""The flow's estimator: a diffusion transformer over mel frames whose blocks are attention, causal convolution, MLP.
+
+The Euler solver visits the same few times for every clip, and all that depends on time is adaLN: shifts, scales and
+gates. They are computed once for these times (``fold``), the layers that make them, a quarter of the weights, are
+dropped, and each block's LayerNorm takes scale and shift as its weight and bias.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deployments.vocoder.sizes import DiTSizes
+
+KERNEL = 3
+CONTEXT = KERNEL - 1
+TIME_FREQUENCIES = 256
+TIME_SCALE = 1000
+PER_BLOCK, PER_END = 9, 2
+_EPS = 1e-6
+_SCALES_IN_BLOCK = (1, 4, 7)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the blocks remember of earlier frames, at one Euler step.
+
+    keys, values: (depth, batch, heads, frames, head_dim), in any order of frames, as attention knows no positions.
+    convolution: (depth, 2, batch, 2, hidden), the last two inputs of each block's two convolutions.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    convolution: torch.Tensor
+
+
+class TimeEmbedding(nn.Module):
+    """A time in [0, 1] as a vector."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, times: torch.Tensor) -> torch.Tensor:
+        """(n,) -> (n, hidden)"""
+        half = TIME_FREQUENCIES // 2
+        frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=times.device) / half)
+        angles = times[:, None] * TIME_SCALE * frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+class Attention(nn.Module):
+    """Self-attention with normalised queries and keys, over remembered frames too."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        inner = sizes.heads * sizes.head_dim
+        self.heads = sizes.heads
+        self.to_q = nn.Linear(sizes.hidden, inner)
+        self.to_k = nn.Linear(sizes.hidden, inner)
+        self.to_v = nn.Linear(sizes.hidden, inner)
+        self.q_norm = nn.LayerNorm(sizes.head_dim)
+        self.k_norm = nn.LayerNorm(sizes.head_dim)
+        self.proj = nn.Linear(inner, sizes.hidden)
+
+    def fold(self) -> None:
+        """Make the three projections one."""
+        parts = [self.to_q, self.to_k, self.to_v]
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        self.to_qkv = _linear(weight, bias)
+        del self.to_q, self.to_k, self.to_v
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, past: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (batch, frames, hidden) -> the same, and new keys and values (batch, heads, frames, head_dim)"""
+        batch, frames, _ = x.shape
+        projected = self.to_qkv(x).view(batch, frames, 3, self.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, frames, head_dim)
+        query, key = self.q_norm(query), self.k_norm(key)
+        keys, values = key, value
+        if past is not None:
+            keys, values = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, frames, -1)), key, value
+
+
+class CausalConvolutions(nn.Module):
+    """Two convolutions that look two frames back, with a norm and Mish between them."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        convolution = {name: nn.Conv1d(hidden, hidden, KERNEL) for name in ("1", "6")}
+        self.block = nn.ModuleDict({**convolution, "3": nn.LayerNorm(hidden)})
+
+    def fold(self) -> None:
+        """Make the convolutions matrix products over three neighbouring frames."""
+        self.first, self.second = _over_neighbours(self.block["1"]), _over_neighbours(self.block["6"])
+        self.norm = self.block["3"]
+        del self.block
+
+    def forward(self, x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (batch, frames, hidden), past (2, batch, 2, hidden) -> the same, and both convolutions' last inputs"""
+        neighbours, first = _neighbours(x, None if past is None else past[0])
+        x = F.mish(self.norm(self.first(neighbours)))
+        neighbours, second = _neighbours(x, None if past is None else past[1])
+        return self.second(neighbours), first, second
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a tanh-approximated GELU."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(sizes.hidden, sizes.mlp)
+        self.fc2 = nn.Linear(sizes.mlp, sizes.hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, hidden) -> the same"""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, convolutions and MLP, each behind an adaptive norm and a gate."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.attn = Attention(sizes)
+        self.mlp = Mlp(sizes)
+        self.conv = CausalConvolutions(sizes.hidden)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(sizes.hidden, PER_BLOCK * sizes.hidden))
+
+    def forward(
+        self, x: torch.Tensor, modulation: torch.Tensor, mask: torch.Tensor | None, past: Memory | None, index: int
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """x (batch, frames, hidden), modulation (9, hidden) -> the same, and what is to be remembered of it"""
+        attention, mlp, convolution = modulation.view(3, 3, -1)  # each: shift, 1 + scale, gate
+        cached = (past.keys[index], past.values[index]) if past is not None else None
+        mixed, key, value = self.attn(_norm(x, attention), mask, cached)
+        x = torch.addcmul(x, attention[2], mixed)
+        convolved, first, second = self.conv(
+            _norm(x, convolution), past.convolution[index] if past is not None else None
+        )
+        x = torch.addcmul(x, convolution[2], convolved)
+        x = torch.addcmul(x, mlp[2], self.mlp(_norm(x, mlp)))
+        return x, (key, value, first, second)
+
+
+class FinalLayer(nn.Module):
+    """The last adaptive norm and the projection to mel bands."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(sizes.hidden, PER_END * sizes.hidden))
+        self.linear = nn.Linear(sizes.hidden, sizes.output)
+
+    def forward(self, x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        """x (batch, frames, hidden), modulation (2, hidden) -> (batch, frames, bands)"""
+        return self.linear(_norm(x, modulation))
+
+
+class DiT(nn.Module):
+    """The estimator. Built and loaded under the published names; ``fold`` must be called before it runs."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.t_embedder = TimeEmbedding(sizes.hidden)
+        self.in_proj = nn.Linear(sizes.input, sizes.hidden)
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.depth))
+        self.final_layer = FinalLayer(sizes)
+
+    @torch.no_grad()
+    def fold(self, times: torch.Tensor) -> torch.Tensor:
+        """Compute shifts, scales and gates for every time, then drop what made them.
+
+        times (steps,) -> (steps, 9 * depth + 2, hidden); scales come as 1 + scale.
+        """
+        embedded = self.t_embedder(times)
+        rows = []
+        for block in cast(Iterable[Block], self.blocks):
+            table = block.adaLN_modulation(embedded).unflatten(1, (PER_BLOCK, -1))
+            table[:, _SCALES_IN_BLOCK] += 1
+            rows.append(table)
+            del block.adaLN_modulation
+            block.attn.fold()
+            block.conv.fold()
+        end = self.final_layer.adaLN_modulation(embedded).unflatten(1, (PER_END, -1))
+        end[:, 1] += 1
+        del self.final_layer.adaLN_modulation, self.t_embedder
+        return torch.cat([*rows, end], dim=1)
+
+    def condition(self, mu: torch.Tensor, speaker: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        """The part of the input projection that stays the same over the Euler steps.
+
+        mu (batch, frames, bands), speaker (batch, bands), prompt (batch, frames, bands)
+        -> (2 * batch, frames, hidden): with the conditions, then without any, for classifier-free guidance.
+        """
+        fixed = torch.cat([mu, speaker[:, None].expand_as(mu), prompt], dim=2)
+        given = F.linear(fixed, self.in_proj.weight[:, self.sizes.output :], self.in_proj.bias)
+        return torch.cat([given, self.in_proj.bias.expand_as(given)])
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        condition: torch.Tensor,
+        modulation: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        past: Memory | None = None,
+    ) -> tuple[torch.Tensor, Memory]:
+        """The velocity at x with and without conditions, and what is to be remembered of the new frames.
+
+        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden);
+        mask (2 * batch, 1, 1, remembered + frames), True where a frame may be attended to.
+        """
+        bands = self.sizes.output
+        hidden = F.linear(x, self.in_proj.weight[:, :bands]).repeat(2, 1, 1) + condition
+        kept = []
+        for index, block in enumerate(self.blocks):
+            rows = modulation[index * PER_BLOCK : (index + 1) * PER_BLOCK]
+            hidden, remembered = block(hidden, rows, mask, past, index)
+            kept.append(remembered)
+        keys, values, first, second = zip(*kept, strict=True)
+        velocity = self.final_layer(hidden, modulation[-PER_END:])
+        convolution = torch.stack([torch.stack(first), torch.stack(second)], dim=1)
+        return velocity, Memory(torch.stack(keys), torch.stack(values), convolution)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def _over_neighbours(convolution: nn.Module) -> nn.Linear:
+    """A convolution over time as a linear layer over three frames side by side."""
+    assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
+    return _linear(convolution.weight.permute(0, 2, 1).flatten(1).contiguous(), convolution.bias)
+
+
+def _neighbours(x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each frame behind its two predecessors: (batch, t, hidden) -> (batch, t, 3 * hidden), and the last two frames"""
+    frames = x.shape[1]
+    x = F.pad(x, (0, 0, CONTEXT, 0)) if past is None else torch.cat([past, x], dim=1)
+    return torch.cat([x[:, shift : shift + frames] for shift in range(KERNEL)], dim=2), x[:, -CONTEXT:]
+
+
+def _norm(x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[-1:], modulation[1], modulation[0], _EPS)
