@@ -1,0 +1,1 @@
+"""Command-line tools around the application; none of them is imported by it."""

@@ -1,0 +1,1 @@
+"""Seeded random checkpoints in the published layout, one module per part of it."""
