@@ -68,9 +68,10 @@ def _validation_code(error: dict[str, Any]) -> str:
 def http_error(_request: Request, error: Exception) -> JSONResponse:
     """The envelope for what the framework itself refuses: 404, 405 and the like."""
     assert isinstance(error, HTTPException)
-    response = envelope(
-        error.status_code, str(error.detail), _HTTP_TYPES.get(error.status_code, "invalid_request_error")
-    )
+    kind = _HTTP_TYPES.get(error.status_code, "invalid_request_error")
+    # The framework's only 400 of its own is a body that it cannot parse.
+    code = "invalid_json" if error.status_code == 400 else None
+    response = envelope(error.status_code, str(error.detail), kind, code=code)
     response.headers.update(error.headers or {})
     return response
 

@@ -1,30 +1,13 @@
-import io
-import wave
-
 import numpy as np
 import pytest
 
 from deployments.errors import InvalidInputError
 from serve_app.audio_format import MEDIA_TYPES, ClipLimits, change_speed, decode, encode
+from tests.audio import tone, wav
 
 LIMITS = ClipLimits(0.5, 30)
 # Samples in one frame of each codec at 24 kHz.
 FRAME = {"mp3": 576, "opus": 480, "aac": 1024, "flac": 4096, "wav": 1, "pcm": 1}
-
-
-def tone(seconds: float = 1.2345, hertz: float = 440.0, rate: int = 24_000) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
-
-
-def wav(samples: np.ndarray, rate: int = 24_000, channels: int = 1) -> bytes:
-    """A WAV of int16 from float (n,), the same in every channel."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(np.repeat((samples * 32767).astype("<i2"), channels).tobytes())
-    return buffer.getvalue()
 
 
 def loudest_hertz(samples: np.ndarray, rate: int = 24_000) -> float:
