@@ -1,0 +1,90 @@
+"""The encoder as a Ray Serve deployment: batches clips across requests and runs them on one worker thread."""
+
+import asyncio
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+
+from deployments.checkpoint import Layout
+from deployments.device import claim
+from deployments.encoder.encoder import Outcome, load
+from deployments.encoder.pace import Pace
+from deployments.errors import EditXError, StageError
+from deployments.types import SAMPLE_RATE, Clip, Reference
+
+STUCK_S = 120.0
+
+
+class Limits(BaseModel):
+    """``user_config``: batch limits that can change without a restart."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch_seconds: int = Field(320, ge=1, description="seconds of audio in one batch")
+    idle_wait_s: float = Field(0.002, ge=0, description="how long an idle replica waits for a second clip")
+
+
+def audio_seconds(clips: list[Clip]) -> int:
+    """A batch's size. A clip alone counts as 1, so that one longer than any budget still forms a batch."""
+    return 1 if len(clips) == 1 else sum(math.ceil(clip.duration) for clip in clips)
+
+
+@serve.deployment
+class Encoder:
+    """Reference clips -> tokens, mel and speaker vector."""
+
+    def __init__(self, models: str, device: str, num_gpus: float, num_cpus: float) -> None:
+        self.model = load(Layout(Path(models)), claim(device, num_gpus, num_cpus))
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self.pace = Pace(Limits().idle_wait_s)
+        self.waiting: dict[object, float] = {}
+        self.model.encode_batch([warm_up_clip()])
+
+    def reconfigure(self, user_config: dict[str, float]) -> None:
+        """Apply new limits to batches that begin from now on."""
+        limits = Limits.model_validate(user_config)
+        self.pace.idle_wait_s = limits.idle_wait_s
+        self._encode_together.set_max_batch_size(limits.batch_seconds)
+
+    async def encode(self, clip: Clip) -> Reference:
+        """Encode one clip, together with others that arrive at about the same time.
+
+        Raises:
+            InvalidInputError: the clip cannot be encoded.
+            StageError: encoding it failed.
+        """
+        self._encode_together.set_batch_wait_timeout_s(self.pace.wait_s())
+        ticket = object()
+        self.waiting[ticket] = time.monotonic()
+        try:
+            outcome = await self._encode_together(clip)
+        finally:
+            del self.waiting[ticket]
+        if isinstance(outcome, EditXError):
+            raise outcome
+        return outcome
+
+    @serve.batch(max_batch_size=320, batch_wait_timeout_s=0.002, batch_size_fn=audio_seconds)
+    async def _encode_together(self, clips: list[Clip]) -> list[Outcome]:
+        self.pace.begin()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.worker, self.model.encode_outcomes, clips)
+        finally:
+            self.pace.end()
+
+    async def check_health(self) -> None:
+        """Raises StageError if a clip has waited for minutes: the batching task or the worker is gone."""
+        oldest = min(self.waiting.values(), default=None)
+        if oldest is not None and time.monotonic() - oldest > STUCK_S:
+            raise StageError(f"a clip has waited for more than {STUCK_S:.0f} s")
+
+
+def warm_up_clip(seconds: float = 1.0) -> Clip:
+    """Quiet noise, (1, n) at 24 kHz."""
+    samples = np.random.default_rng(0).normal(0, 0.1, (1, int(seconds * SAMPLE_RATE)))
+    return Clip(samples.astype(np.float32), SAMPLE_RATE)
