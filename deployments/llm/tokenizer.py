@@ -7,6 +7,7 @@ Ids of special and audio tokens are looked up, never assumed: smaller vocabulari
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sentencepiece import sentencepiece_model_pb2
@@ -16,8 +17,8 @@ from deployments.errors import CheckpointError, InvalidInputError
 from deployments.llm import prompt
 from deployments.types import AUDIO_CODES, ClonePrompt, EditPrompt, Prompt
 
-_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
-_UNIGRAM = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
+_pb2: Any = sentencepiece_model_pb2  # protobuf makes its classes at import, where no type checker sees them
+_Piece = _pb2.ModelProto.SentencePiece
 
 
 class Step1Tokenizer:
@@ -108,14 +109,14 @@ def _from_sentencepiece(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_model(path: Path) -> sentencepiece_model_pb2.ModelProto:
-    model = sentencepiece_model_pb2.ModelProto()
+def _read_model(path: Path) -> Any:
+    model = _pb2.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from error
     except Exception as error:  # protobuf's DecodeError differs between its implementations
         raise CheckpointError([f"{path}: not a SentencePiece model: {error}"]) from error
-    if not model.pieces or model.trainer_spec.model_type != _UNIGRAM:
+    if not model.pieces or model.trainer_spec.model_type != _pb2.TrainerSpec.UNIGRAM:
         raise CheckpointError([f"{path}: not a SentencePiece unigram model"])
     return model
