@@ -13,7 +13,7 @@ from serve_app.config import AppArgs, Stage
 from serve_app.ingress import llm_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-GPUS = {"serve.yaml": 1}
+GPUS = {"serve.yaml": 1, "serve.gpu.yaml": 1, "serve.2gpu.yaml": 2}
 FREE_FORM = {"args", "user_config", "runtime_env", "ray_actor_options", "grpc_options"}
 
 
