@@ -7,14 +7,15 @@ and its own nine. 42 blocks in 50 layers, 10 s of audio, are 50 steps instead of
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from deployments.encoder.frontend import PIECE_ROWS
-from deployments.encoder.paraformer import LOOK_BACK, OVERLAP
+from deployments.encoder.paraformer import LOOK_BACK, OVERLAP, SanmEncoder
 
 BLOCK = OVERLAP + PIECE_ROWS
 HISTORY = LOOK_BACK * PIECE_ROWS
@@ -68,13 +69,13 @@ def make_plan(counts: list[int]) -> Plan:
     return Plan(*(torch.from_numpy(array) for array in arrays))
 
 
-def cut(encoder: nn.Module, rows: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+def cut(encoder: SanmEncoder, rows: Tensor, positions: Tensor, plan: Plan) -> Tensor:
     """Rows (n, 560), scaled and with ``positions`` (places, 560) added, in blocks: (blocks, 9, 560)."""
     rows = rows * math.sqrt(encoder.output_size()) + positions[plan.places]
     return functional.pad(rows, (0, 0, 1, 0))[plan.inputs]
 
 
-def run_layers(encoder: nn.Module, x: Tensor, valid: Tensor, window: Tensor, seen: Tensor) -> Tensor:
+def run_layers(encoder: SanmEncoder, x: Tensor, valid: Tensor, window: Tensor, seen: Tensor) -> Tensor:
     """Every layer over every block, (blocks, 9, 560) -> (blocks, 9, output_size). Nothing here depends on data."""
     mask = seen[:, None, None]  # (blocks, 1, 1, 25)
     for layer in [*encoder.encoders0, *encoder.encoders]:
@@ -84,7 +85,7 @@ def run_layers(encoder: nn.Module, x: Tensor, valid: Tensor, window: Tensor, see
     return x
 
 
-def finish(encoder: nn.Module, x: Tensor, plan: Plan) -> Tensor:
+def finish(encoder: SanmEncoder, x: Tensor, plan: Plan) -> Tensor:
     """Each row's result out of its block, (blocks, 9, size) -> (n, size)."""
     return encoder.after_norm(x.flatten(0, 1)[plan.outputs])
 
@@ -100,7 +101,7 @@ def position_table(places: int, depth: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _attend(attention: nn.Module, x: Tensor, valid: Tensor, window: Tensor, mask: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor, valid: Tensor, window: Tensor, mask: Tensor) -> Tensor:
     """Attention over the window plus the FSMN memory over the block, (blocks, 9, in) -> (blocks, 9, size)."""
     blocks, heads, size = len(x), attention.h, attention.h * attention.d_k
     query, pair = attention.linear_q_k_v(x).split((size, 2 * size), dim=-1)

@@ -25,8 +25,8 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    batch_seconds: int = Field(320, ge=1, description="seconds of audio in one batch")
-    idle_wait_s: float = Field(0.002, ge=0, description="how long an idle replica waits for a second clip")
+    batch_seconds: int = Field(default=320, ge=1, description="seconds of audio in one batch")
+    idle_wait_s: float = Field(default=0.002, ge=0, description="how long an idle replica waits for a second clip")
 
 
 def audio_seconds(clips: list[Clip]) -> int:
@@ -49,7 +49,7 @@ class Encoder:
         """Apply new limits to batches that begin from now on."""
         limits = Limits.model_validate(user_config)
         self.pace.idle_wait_s = limits.idle_wait_s
-        self._encode_together.set_max_batch_size(limits.batch_seconds)
+        self._encode_together.set_max_batch_size(limits.batch_seconds)  # type: ignore[attr-defined]
 
     async def encode(self, clip: Clip) -> Reference:
         """Encode one clip, together with others that arrive at about the same time.
@@ -58,7 +58,7 @@ class Encoder:
             InvalidInputError: the clip cannot be encoded.
             StageError: encoding it failed.
         """
-        self._encode_together.set_batch_wait_timeout_s(self.pace.wait_s())
+        self._encode_together.set_batch_wait_timeout_s(self.pace.wait_s())  # type: ignore[attr-defined]
         ticket = object()
         self.waiting[ticket] = time.monotonic()
         try:

@@ -6,6 +6,7 @@ Knows nothing of Ray: the deployment beside it batches requests and calls ``enco
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -61,7 +62,7 @@ class Encoder:
 
     def encode_outcomes(self, clips: list[Clip]) -> list[Outcome]:
         """A result or an error for every clip: one that cannot be encoded takes no other with it."""
-        prepared: list[np.ndarray | EditXError] = [_attempt(lambda clip=clip: prepare(clip)) for clip in clips]
+        prepared: list[np.ndarray | EditXError] = [_attempt(partial(prepare, clip)) for clip in clips]
         good = [index for index, value in enumerate(prepared) if isinstance(value, np.ndarray)]
         outcomes: list[Outcome | None] = [value if isinstance(value, EditXError) else None for value in prepared]
         for index, outcome in zip(good, self._encode_good([clips[index] for index in good]), strict=True):
@@ -70,7 +71,7 @@ class Encoder:
 
     def _encode_good(self, clips: list[Clip]) -> list[Outcome]:
         """Together, or one by one where the batch fails as a whole."""
-        together = _attempt(lambda: self.encode_batch(clips))
+        together = _attempt(partial(self.encode_batch, clips))
         if not isinstance(together, EditXError):
             return list(together)
         return [together] if len(clips) == 1 else [self._encode_good([clip])[0] for clip in clips]

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deployments.checkpoint import extras, load_pickle, mismatches, pickle_shapes, read_yaml
 from deployments.encoder.frontend import PIECE_ROWS, ROW_SIZE, STACK, STRIDE
 from deployments.errors import CheckpointError
+
+SanmEncoder = Any  # FunASR declares no types
 
 PREFIX = "encoder."
 OVERLAP = 5
@@ -43,14 +45,14 @@ def read_sizes(path: Path) -> dict[str, int]:
     return {key: encoder[key] for key in SIZE_KEYS}
 
 
-def build(sizes: dict[str, int], device: str = "meta") -> nn.Module:
+def build(sizes: dict[str, int], device: str = "meta") -> SanmEncoder:
     """FunASR's encoder with uninitialised weights; ``device="meta"`` allocates none."""
     with torch.device(device):
         options: dict[str, Any] = {"input_layer": "pe_online", "dropout_rate": 0.0, "attention_dropout_rate": 0.0}
         return _encoder_class()(ROW_SIZE, **sizes, **options).eval().requires_grad_(False)
 
 
-def load(folder: Path) -> nn.Module:
+def load(folder: Path) -> SanmEncoder:
     """The encoder of a FunASR folder, float32 on the CPU. Raises CheckpointError.
 
     model.pt holds the whole recogniser: its ``encoder.`` tensors are all required, the others left alone.
@@ -77,12 +79,12 @@ def check(folder: Path, notes: list[str]) -> list[str]:
     return mismatches(path, expected, found)
 
 
-def expected_shapes(encoder: nn.Module) -> dict[str, tuple[int, ...]]:
+def expected_shapes(encoder: SanmEncoder) -> dict[str, tuple[int, ...]]:
     """Names, as in model.pt, and shapes of the encoder's tensors."""
     return {PREFIX + name: tuple(value.shape) for name, value in encoder.state_dict().items()}
 
 
-def encode_streaming(encoder: nn.Module, rows: Tensor) -> Tensor:
+def encode_streaming(encoder: SanmEncoder, rows: Tensor) -> Tensor:
     """The reference: rows (n, 560) of one clip through the network, four at a time -> (n, output_size)."""
     cache = {
         "start_idx": 0,
@@ -92,8 +94,8 @@ def encode_streaming(encoder: nn.Module, rows: Tensor) -> Tensor:
         "feats": rows.new_zeros(1, OVERLAP, ROW_SIZE),
         "tail_chunk": False,
     }
-    outputs = []
-    for piece in rows[None].split(PIECE_ROWS, dim=1):
+    outputs = [rows.new_zeros(0, encoder.output_size())]
+    for piece in rows[None].split(PIECE_ROWS, dim=1) if len(rows) else ():
         length = torch.tensor([piece.shape[1]])
         output, _, _ = encoder.forward_chunk(piece.clone(), length, cache=cache)  # scaled in place: hence the clone
         outputs.append(output[0, -piece.shape[1] :])
@@ -108,7 +110,7 @@ def _others(path: Path, where: str, found: dict[str, Any], expected: dict[str, A
     ]
 
 
-def _encoder_class() -> type[nn.Module]:
+def _encoder_class() -> Any:
     """FunASR's class, without running its package's own import, which loads every model it has (7 s, messages)."""
     name = "funasr"
     spec = importlib.util.find_spec(name)

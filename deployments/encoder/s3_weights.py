@@ -100,8 +100,8 @@ def expected_shapes(sizes: S3Sizes) -> Shapes:
     shapes |= {"encoders.positional_embedding": (sizes.positions, width), CODEBOOK: (width, sizes.codes)}
     for number in range(sizes.blocks):
         name, node = f"encoders.blocks.{number}", f"/blocks.{number}"
-        vectors = ("attn_ln.weight", "attn_ln.bias", "mlp_ln.weight", "mlp_ln.bias")
-        vectors += ("attn.query.bias", "attn.value.bias", "attn.out.bias", "mlp.2.bias")
+        vectors = ["attn_ln.weight", "attn_ln.bias", "mlp_ln.weight", "mlp_ln.bias"]
+        vectors += ["attn.query.bias", "attn.value.bias", "attn.out.bias", "mlp.2.bias"]
         shapes |= {f"{name}.{vector}": (width,) for vector in vectors}
         shapes |= {f"{name}.mlp.0.bias": (4 * width,), f"{node}/mlp/mlp.0/MatMul": (width, 4 * width)}
         shapes |= {f"{node}/mlp/mlp.2/MatMul": (4 * width, width)}

@@ -31,7 +31,7 @@ class Vq02(nn.Module):
     offsets: Tensor
     positions: Tensor
 
-    def __init__(self, encoder: nn.Module, cmvn: Tensor, centroids: Tensor, mode: Mode = "blocks") -> None:
+    def __init__(self, encoder: paraformer.SanmEncoder, cmvn: Tensor, centroids: Tensor, mode: Mode = "blocks") -> None:
         super().__init__()
         self.frontend = Frontend(cmvn)
         self.encoder = encoder
