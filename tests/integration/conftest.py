@@ -17,6 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 START_S = 120
+MAX_IN_FLIGHT = 16
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ def free_port() -> int:
 
 
 def write_config(folder: Path, port: int) -> Path:
-    """The shipped configuration on a port of its own."""
+    """The shipped configuration on a port of its own, with limits that a test can reach."""
     config = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text())
     config["http_options"]["port"] = port
+    args = config["applications"][0]["args"]
+    args["limits"] = {"max_concurrent_requests": MAX_IN_FLIGHT, "body_timeout_s": 3}
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
