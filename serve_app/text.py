@@ -1,0 +1,90 @@
+"""Long text in pieces that the language model speaks well: whole sentences, packed to a target duration.
+
+pysbd finds the ends of sentences in Latin script and Korean, with abbreviations and numbers intact; Chinese and
+Japanese marks end a sentence by themselves. Nothing is dropped or changed: the pieces joined are the text, but for
+the white space between them.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+import pysbd
+
+from deployments.llm.budget import speech_seconds
+
+_WIDE_END = re.compile(r"[。！？；…｡\n]+[”’」』）】》\"']*")
+_PAUSES = (re.compile(r"[,，、;；:：]+\s*"), re.compile(r"\s+"))
+
+
+def segments(text: str, target_s: float) -> list[str]:
+    """``text`` in pieces of up to about ``target_s`` seconds of speech, each of whole sentences where they fit.
+
+    A sentence longer than that is cut at its commas, then at white space, then anywhere. No piece is empty.
+    """
+    pieces: list[str] = []
+    for sentence in sentences(text):
+        for part in _fitting(sentence, target_s):
+            if pieces and speech_seconds(pieces[-1] + part) <= target_s:
+                pieces[-1] += part
+            else:
+                pieces.append(part)
+    return [piece.strip() for piece in _speakable(pieces)]
+
+
+def _sentences(text: str) -> Iterator[str]:
+    start = 0
+    for end in [match.end() for match in _WIDE_END.finditer(text)] + [len(text)]:
+        yield from _split(text[start:end], [span.start for span in _segmenter().segment(text[start:end])])
+        start = end
+
+
+@cache
+def _segmenter() -> pysbd.Segmenter:
+    return pysbd.Segmenter(language="en", clean=False, char_span=True)
+
+
+def _split(text: str, starts: list[int]) -> Iterator[str]:
+    """``text`` cut at the given positions, in full whatever they are."""
+    cuts = sorted({0, len(text), *(start for start in starts if 0 < start < len(text))})
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        yield text[start:end]
+
+
+def _fitting(text: str, target_s: float, level: int = 0) -> Iterator[str]:
+    """A sentence in parts that fit, cut at the strongest pauses first."""
+    if speech_seconds(text) <= target_s or len(text) <= 1:
+        yield text
+    elif level < len(_PAUSES):
+        for part in _packed(_split(text, [match.end() for match in _PAUSES[level].finditer(text)]), target_s):
+            yield from _fitting(part, target_s, level + 1)
+    else:
+        middle = len(text) // 2
+        yield from _fitting(text[:middle], target_s, level)
+        yield from _fitting(text[middle:], target_s, level)
+
+
+def _packed(parts: Iterator[str], target_s: float) -> Iterator[str]:
+    held = ""
+    for part in parts:
+        if held and speech_seconds(held + part) > target_s:
+            yield held
+            held = ""
+        held += part
+    if held:
+        yield held
+
+
+def _speakable(pieces: list[str]) -> list[str]:
+    """Pieces without a letter or digit join the one before them, or the one after at the start."""
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and not (_has_words(piece) and _has_words(joined[-1])):
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _has_words(text: str) -> bool:
+    return any(char.isalnum() for char in text)
