@@ -9,17 +9,19 @@ The same seed, sizes and device write the same tensors.
 
 import argparse
 import logging
+import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deployments.checkpoint import Layout
+from deployments.checkpoint import VARIANT_FOLDERS, Layout
 from scripts.checkpoints import cosyvoice, paraformer, s3, step1
 from scripts.checkpoints.presets import PRESETS, Preset
 
@@ -29,7 +31,10 @@ logger = logging.getLogger(__name__)
 def make(
     preset: Preset, out: Path, seed: int = 0, variants: tuple[str, ...] = ("base",), device: str = "cpu"
 ) -> Layout:
-    """Write the checkpoint's files under ``out`` and return its layout."""
+    """Write the checkpoint's files under ``out`` and return its layout.
+
+    The quantised variants are made from the base folder, which is removed again if it was not asked for.
+    """
     layout = Layout(out)
     base = layout.variant("base")
     with _timed("VQ02"):
@@ -40,7 +45,31 @@ def make(
         step1.write(base, preset.step1, seed, device)
     with _timed("vocoder"):
         cosyvoice.write(base, preset, seed, device)
+    for variant in variants:
+        if variant != "base":
+            with _timed(f"variant {variant}"):
+                _quantize(base, layout.variant(variant), variant, device)
+    if "base" not in variants:
+        shutil.rmtree(base)
     return layout
+
+
+def _quantize(base: Path, out: Path, variant: str, device: str) -> None:
+    """A variant's folder: the quantised language model, and the base folder's vocoder as links where possible."""
+    from scripts import quantize  # bitsandbytes and compressed-tensors take seconds to import
+
+    write: Callable[..., None] = {"bnb": quantize.write_bnb, "awq": quantize.write_awq}[variant]
+    write(base, out, device=device)
+    shutil.rmtree(out / cosyvoice.FOLDER)
+    shutil.copytree(base / cosyvoice.FOLDER, out / cosyvoice.FOLDER, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy on file systems that have none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @contextmanager
@@ -55,11 +84,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help="sizes: small, or as published")
     parser.add_argument("--out", type=Path, required=True, help="the models folder to write; it must not exist yet")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other weights")
-    parser.add_argument("--variants", default="base", help="language models to write, comma-separated")
+    parser.add_argument("--variants", default="base,bnb,awq", help="language models to write, comma-separated")
     parser.add_argument("--device", default="cpu", help="where the numbers are drawn: cpu or cuda")
     arguments = parser.parse_args()
     arguments.variants = tuple(arguments.variants.split(","))
-    if unknown := set(arguments.variants) - {"base"}:
+    if unknown := set(arguments.variants) - set(VARIANT_FOLDERS):
         parser.error(f"unknown variants: {', '.join(sorted(unknown))}")
     if arguments.out.exists():
         parser.error(f"{arguments.out} exists already")

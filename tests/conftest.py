@@ -20,4 +20,4 @@ def golden_models() -> Path:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny preset with all its variants, made once; read it, never write to it."""
     out = tmp_path_factory.mktemp("checkpoint") / "models"
-    return make_checkpoint.make(TINY, out, variants=("base",)).root
+    return make_checkpoint.make(TINY, out, variants=("base", "bnb", "awq")).root
