@@ -32,7 +32,8 @@ def segments(text: str, target_s: float) -> list[str]:
     return [piece.strip() for piece in _speakable(pieces)]
 
 
-def _sentences(text: str) -> Iterator[str]:
+def sentences(text: str) -> Iterator[str]:
+    """``text`` cut at the ends of its sentences, white space kept."""
     start = 0
     for end in [match.end() for match in _WIDE_END.finditer(text)] + [len(text)]:
         yield from _split(text[start:end], [span.start for span in _segmenter().segment(text[start:end])])
