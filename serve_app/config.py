@@ -57,6 +57,7 @@ class Limits(Args):
     max_body_mb: float = Field(32, gt=0, description="size of a request's body, MiB")
     min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
     max_clip_s: float = Field(30, gt=0, description="longest reference or input clip, seconds")
+    segment_s: float = Field(20, gt=0, description="long text is spoken in pieces estimated at up to so many seconds")
     request_timeout_s: float = Field(120, gt=0, description="deadline of a request through all stages, seconds")
     body_timeout_s: float = Field(30, gt=0, description="time within which a request's body has to arrive, seconds")
     max_concurrent_requests: int = Field(128, ge=1, description="speech requests one ingress works on; more get 429")

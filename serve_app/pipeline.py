@@ -4,9 +4,10 @@ The stages' results are awaited here, one after the other. Handing an unfinished
 vocoder would save a hop of a few milliseconds, but Serve would count the wait as the vocoder's load and scale it.
 """
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,6 +24,9 @@ from deployments.types import (
     Sampling,
     Speech,
 )
+
+SEGMENTS_IN_WORK = 4
+PAUSE_S = 0.15
 
 
 class EncoderStage(Protocol):
@@ -79,12 +83,21 @@ class Audio:
 
 
 async def clone(
-    stages: Stages, variant: str, clip: Clip, transcript: str, text: str, sampling: Sampling, timings: Timings
+    stages: Stages, variant: str, clip: Clip, transcript: str, texts: list[str], sampling: Sampling, timings: Timings
 ) -> Audio:
-    """Speak ``text`` with the voice of ``clip``, whose words are ``transcript``."""
+    """Speak ``texts``, one after the other, with the voice of ``clip``, whose words are ``transcript``.
+
+    A few are in work at a time; each has draws of its own, so that the order in which they end changes nothing.
+    """
     reference = await _encode(stages, clip, timings)
-    prompt = ClonePrompt(text, transcript.strip(), reference.codes, speaker_name(transcript, clip))
-    return await _speak(stages, variant, prompt, reference, sampling, timings)
+    speaker, in_work = speaker_name(transcript, clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
+
+    async def speak(number: int, text: str) -> Audio:
+        prompt = ClonePrompt(text, transcript.strip(), reference.codes, speaker)
+        async with in_work:
+            return await _speak(stages, variant, prompt, reference, reseeded(sampling, number), timings)
+
+    return joined(await _all([speak(number, text) for number, text in enumerate(texts)]))
 
 
 async def edit(
@@ -95,12 +108,38 @@ async def edit(
     for number in range(rounds):
         reference = await _encode(stages, clip, timings)
         prompt = EditPrompt(instruction, reference.codes)
-        draws = replace(sampling, seed=(sampling.seed + number) % 2**63)
-        audio = await _speak(stages, variant, prompt, reference, draws, timings)
+        audio = await _speak(stages, variant, prompt, reference, reseeded(sampling, number), timings)
         clip = Clip(audio.samples[np.newaxis], SAMPLE_RATE)
         prompt_tokens += audio.prompt_tokens
         audio_tokens += audio.audio_tokens
     return Audio(audio.samples, prompt_tokens, audio_tokens)
+
+
+def reseeded(sampling: Sampling, number: int) -> Sampling:
+    """The draws of the request's segment or round of that number."""
+    return replace(sampling, seed=(sampling.seed + number) % 2**63)
+
+
+def joined(audios: list[Audio]) -> Audio:
+    """One audio out of several, a short pause between them."""
+    pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), np.float32)
+    pieces = [piece for audio in audios for piece in (pause, audio.samples)][1:]
+    return Audio(
+        np.concatenate(pieces),
+        sum(audio.prompt_tokens for audio in audios),
+        sum(audio.audio_tokens for audio in audios),
+    )
+
+
+async def _all(speaking: list[Coroutine[None, None, Audio]]) -> list[Audio]:
+    """The results in order; the first failure ends the others."""
+    tasks = [asyncio.ensure_future(each) for each in speaking]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 def speaker_name(transcript: str, clip: Clip) -> str:

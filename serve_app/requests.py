@@ -11,6 +11,7 @@ from deployments.types import Clip, Sampling
 from serve_app.audio_format import ClipLimits, decode
 from serve_app.config import AppArgs, Variant
 from serve_app.schemas import Format, Mode, SpeechRequest, StepAudio
+from serve_app.text import segments
 from serve_app.voices import Voices
 
 MODEL = "step-audio-editx"
@@ -24,14 +25,14 @@ _ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "notice
 class Job:
     """A checked request. ``clip`` is the reference or the audio to edit, ``transcript`` its words.
 
-    text: what to speak (clone). instruction: what to do to the clip (edits), rounds: how often.
+    texts: what to speak, in segments (clone). instruction: what to do to the clip (edits), rounds: how often.
     """
 
     mode: Mode
     variant: Variant
     clip: Clip
     transcript: str
-    text: str
+    texts: list[str]
     instruction: str
     rounds: int
     sampling: Sampling
@@ -78,7 +79,7 @@ class Planner:
             variant=self._variant(body.model, options.model_variant),
             clip=clip,
             transcript=transcript,
-            text=body.input.strip(),
+            texts=segments(body.input.strip(), self._args.limits.segment_s),
             instruction="" if options.mode == "clone" else _instruction(body, options),
             rounds=options.n_edit_iter,
             sampling=_sampling(body),

@@ -83,7 +83,7 @@ class Service:
 async def run(stages: Stages, job: Job, timings: Timings) -> Audio:
     """The pipeline of the job's mode."""
     if job.mode == "clone":
-        return await clone(stages, job.variant, job.clip, job.transcript, job.text, job.sampling, timings)
+        return await clone(stages, job.variant, job.clip, job.transcript, job.texts, job.sampling, timings)
     return await edit(stages, job.variant, job.clip, job.instruction, job.rounds, job.sampling, timings)
 
 

@@ -1,8 +1,12 @@
+import asyncio
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from deployments.types import Clip, ClonePrompt, EditPrompt, Sampling
-from serve_app.pipeline import Timings, clone, edit, speaker_name
+from deployments.errors import InvalidInputError
+from deployments.types import Clip, ClonePrompt, EditPrompt, Generation, Prompt, Reference, Sampling, Speech
+from serve_app.pipeline import Stages, Timings, clone, edit, speaker_name
 from tests.serve_app.fakes import FakeEncoder, FakeLLM, FakeVocoder, fake_stages
 
 CLIP = Clip(np.linspace(-0.5, 0.5, 16_000, dtype=np.float32)[np.newaxis], 16_000)
@@ -10,7 +14,7 @@ CLIP = Clip(np.linspace(-0.5, 0.5, 16_000, dtype=np.float32)[np.newaxis], 16_000
 
 async def test_clone_hands_reference_codes_transcript_and_text_to_the_named_variant() -> None:
     stages = fake_stages()
-    audio = await clone(stages, "awq", CLIP, " words \n", "speak this", Sampling(seed=3), Timings())
+    audio = await clone(stages, "awq", CLIP, " words \n", ["speak this"], Sampling(seed=3), Timings())
     awq, base, vocoder = stages.llm["awq"], stages.llm["base"], stages.vocoder
     assert isinstance(awq, FakeLLM) and isinstance(base, FakeLLM) and isinstance(vocoder, FakeVocoder)
     (prompt,) = awq.prompts
@@ -19,6 +23,46 @@ async def test_clone_hands_reference_codes_transcript_and_text_to_the_named_vari
     assert prompt.codes.tolist() == [1, 1, 1025, 1025, 1025] * 2
     assert base.prompts == [] and vocoder.seeds == [3]
     assert len(audio.samples) == 12_000 and (audio.prompt_tokens, audio.audio_tokens) == (7, 10)
+
+
+async def test_segments_are_spoken_with_one_voice_and_joined_in_order() -> None:
+    class LateFirst(FakeLLM):
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+            await asyncio.sleep(0.02 if sampling.seed == 5 else 0)
+            generation = await super().generate(prompt, sampling)
+            return replace(generation, codes=generation.codes[: 5 * (sampling.seed - 4)])
+
+    class Counting(FakeVocoder):
+        async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech:
+            return Speech(np.full(100, seed, np.float32), 0, 0)
+
+    stages = Stages(FakeEncoder(), {"base": LateFirst()}, Counting())
+    audio = await clone(stages, "base", CLIP, "a", ["first", "second"], Sampling(seed=5), Timings())
+    assert audio.samples[:100].tolist() == [5] * 100 and audio.samples[-100:].tolist() == [6] * 100
+    assert len(audio.samples) == 200 + 3600 and (audio.prompt_tokens, audio.audio_tokens) == (14, 15)
+
+
+async def test_a_failing_segment_ends_the_others() -> None:
+    class Failing(FakeLLM):
+        cancelled = 0
+
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+            if sampling.seed == 1:
+                raise InvalidInputError("no room")
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            raise AssertionError
+
+    llm = Failing()
+    with pytest.raises(InvalidInputError, match="no room"):
+        await clone(
+            Stages(FakeEncoder(), {"base": llm}, FakeVocoder()), "base", CLIP, "a", ["x"] * 3, Sampling(0), Timings()
+        )
+    await asyncio.sleep(0)
+    assert llm.cancelled == 2
 
 
 async def test_every_edit_round_takes_the_audio_of_the_round_before() -> None:
@@ -35,7 +79,7 @@ async def test_every_edit_round_takes_the_audio_of_the_round_before() -> None:
 
 async def test_timings_name_every_stage() -> None:
     timings = Timings()
-    await clone(fake_stages(), "base", CLIP, "a", "b", Sampling(seed=0), timings)
+    await clone(fake_stages(), "base", CLIP, "a", ["b"], Sampling(seed=0), timings)
     fields = dict(part.split(";dur=") for part in timings.header().split(", "))
     assert list(fields) == ["encode", "queue", "llm", "vocode", "total"]
     assert (float(fields["llm"]), float(fields["vocode"])) == (250.0, 125.0)
@@ -43,7 +87,7 @@ async def test_timings_name_every_stage() -> None:
 
 async def test_a_failing_stage_fails_the_request() -> None:
     with pytest.raises(RuntimeError, match="out of order"):
-        await clone(fake_stages(RuntimeError("out of order")), "base", CLIP, "a", "b", Sampling(seed=0), Timings())
+        await clone(fake_stages(RuntimeError("out of order")), "base", CLIP, "a", ["b"], Sampling(seed=0), Timings())
 
 
 def test_speaker_name_depends_on_words_and_audio_alone() -> None:
