@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(TINY)/made: scripts/make_checkpoint.py | $(VENV)/installed
-	$(BIN)/python -m scripts.make_checkpoint --preset tiny --out $(TINY)
+	$(BIN)/python -m scripts.make_checkpoint --preset tiny --variants base,bnb,awq --out $(TINY)
 	touch $@
 
 serve: $(VENV)/installed $(if $(filter $(TINY),$(EDITX_MODELS)),$(TINY)/made)

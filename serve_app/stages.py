@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve._private.common import DeploymentStatus, ReplicaState
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ServeStatus
@@ -106,10 +107,10 @@ def _states(status: ServeStatus, app_name: str) -> dict[str, str]:
         return {}
     states = {}
     for name, deployment in status.applications[app_name].deployments.items():
-        replicas = {str(state.value): count for state, count in deployment.replica_states.items()}
-        if replicas.get("RUNNING", 0) > 0:
+        replicas = deployment.replica_states
+        if replicas.get(ReplicaState.RUNNING, 0) > 0:
             states[name] = "ready"
-        elif deployment.status.value in ("UNHEALTHY", "DEPLOY_FAILED"):
+        elif deployment.status in (DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED):
             states[name] = "unhealthy"
         else:
             states[name] = "starting" if sum(replicas.values()) else "scaled_to_zero"
