@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from serve_app.voices import Voices
 MODEL = "step-audio-editx"
 _NEEDS_OPTION = {"emotion", "style", "speed"}
 _NEEDS_TRANSCRIPT = {"emotion", "style", "speed", "paralinguistic"}
+# No writing system stacks so many marks on one letter; each would cost tokens and say nothing.
+_STACKED_MARKS = re.compile(r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{9}")
 # Adverbs by the upper end of their range of intensities; exactly 1.0 puts none.
 _ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "noticeably"), (2.2, "strongly"))
 
@@ -90,6 +93,8 @@ class Planner:
     def _check_text(self, text: str, mode: Mode) -> None:
         if "\0" in text:
             raise InvalidInputError("input holds a null character", "input", "invalid_text")
+        if _STACKED_MARKS.search(text):
+            raise InvalidInputError("input stacks too many combining characters", "input", "invalid_text")
         if len(text) > self._args.limits.max_input_chars:
             raise InvalidInputError(
                 f"input has {len(text)} characters, at most {self._args.limits.max_input_chars} are allowed",

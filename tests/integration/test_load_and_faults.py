@@ -75,8 +75,6 @@ def test_fifty_at_once_are_answered_or_told_to_come_back(server: Server) -> None
 
 
 def test_a_client_that_honours_retry_after_gets_all_through(server: Server) -> None:
-    patient = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=30)
-
     def speak(seed: int) -> int:
         body = {"max_new_tokens": 10, "seed": seed}
         answer = patient.audio.speech.create(
@@ -84,7 +82,7 @@ def test_a_client_that_honours_retry_after_gets_all_through(server: Server) -> N
         )
         return len(answer.content)
 
-    with ThreadPoolExecutor(50) as pool:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=30) as patient, ThreadPoolExecutor(50) as pool:
         sizes = list(pool.map(speak, range(50)))
     assert len(sizes) == 50 and min(sizes) > 2 * 2880 * 2
 
@@ -100,6 +98,6 @@ def test_a_killed_stage_costs_at_most_one_clear_error_and_comes_back(server: Ser
         response = running.result()
     if response.status_code != 200:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-    while server.client().get("/readyz").status_code != 200 or say(server).status_code != 200:
+    while httpx.get(f"{server.url}/readyz").status_code != 200 or say(server).status_code != 200:
         assert time.monotonic() - killed < RECOVERY_S, f"{stage} is not back"
         time.sleep(0.5)
