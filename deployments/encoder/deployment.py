@@ -7,26 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from deployments.checkpoint import Layout
 from deployments.device import claim
-from deployments.encoder.encoder import Outcome, load
+from deployments.encoder.encoder import Outcome
+from deployments.encoder.load import load
+from deployments.encoder.options import EncoderOptions, Limits
 from deployments.encoder.pace import Pace
 from deployments.errors import EditXError, StageError
 from deployments.types import SAMPLE_RATE, Clip, Reference
 
 STUCK_S = 120.0
-
-
-class Limits(BaseModel):
-    """``user_config``: batch limits that can change without a restart."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    batch_seconds: int = Field(default=320, ge=1, description="seconds of audio in one batch")
-    idle_wait_s: float = Field(default=0.002, ge=0, description="how long an idle replica waits for a second clip")
 
 
 def audio_seconds(clips: list[Clip]) -> int:
@@ -38,8 +30,10 @@ def audio_seconds(clips: list[Clip]) -> int:
 class Encoder:
     """Reference clips -> tokens, mel and speaker vector."""
 
-    def __init__(self, models: str, device: str, num_gpus: float, num_cpus: float) -> None:
-        self.model = load(Layout(Path(models)), claim(device, num_gpus, num_cpus))
+    def __init__(
+        self, models: str, device: str, num_gpus: float, num_cpus: float, options: EncoderOptions | None = None
+    ) -> None:
+        self.model = load(Layout(Path(models)), claim(device, num_gpus, num_cpus), options)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self.pace = Pace(Limits().idle_wait_s)
         self.waiting: dict[object, float] = {}
