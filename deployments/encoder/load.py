@@ -1,20 +1,24 @@
 """Putting the encoder together from a checkpoint, as its options say."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from deployments.checkpoint import Layout, load_onnx
-from deployments.encoder import vq02
+from deployments.encoder import fingerprint, vq02
 from deployments.encoder.blocks import Runner
+from deployments.encoder.cache import Cache
 from deployments.encoder.campplus_weights import NotCamPlus, load_campplus
 from deployments.encoder.encoder import Encoder, Network
 from deployments.encoder.graphs import LayerGraphs
 from deployments.encoder.options import EncoderOptions
 from deployments.encoder.s3_weights import load_s3
 from deployments.encoder.sessions import BlocksSession, S3Session, SessionOptions, SpeakerSession, open_session
+from deployments.encoder.store import Store
 
+CACHE_VERSION = 1
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +37,18 @@ def load(layout: Layout, device: torch.device, options: EncoderOptions | None = 
     else:
         encoder.vq02.layers = _layers(encoder.vq02.layers, device, options)
     return encoder
+
+
+def open_cache(layout: Layout, options: EncoderOptions, observe: Callable[[str], None]) -> Cache:
+    """The cache of what this checkpoint gives under these options; ``observe`` is told of its events."""
+    folder, codebook = options.paraformer or layout.paraformer, options.codebook or layout.codebook
+    files = [folder / name for name in ("config.yaml", "model.pt", "am.mvn")]
+    files += [codebook, layout.s3, layout.cosyvoice / "campplus.onnx"]
+    weights = fingerprint.of_files(files, f"{CACHE_VERSION}/{options.precision}")
+    store = None
+    if options.cache_dir is not None:
+        store = Store(options.cache_dir, options.cache_dir_mb * 2**20, observe)
+    return Cache(weights, options.cache_mb * 2**20, store, observe)
 
 
 def set_precision(precision: str) -> None:

@@ -8,7 +8,7 @@ from scripts import bench
 
 
 def test_the_last_line_holds_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.main("encoder --preset tiny --seconds 0.5 --batches 1 2 --repeats 1 --json".split())
+    bench.main(["encoder", "--preset", "tiny", "--seconds", "0.5", "--batches", "1", "2", "--repeats", "1", "--json"])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["stage"] == "encoder" and figures["preset"] == "tiny"
     assert all(row["equal"] == row["codes"] > 0 for row in figures["streaming"])
