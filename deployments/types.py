@@ -34,7 +34,8 @@ class Reference:
     """What the encoder makes of a clip.
 
     vq02: int32 (n02,), 0..1023, 16.7 Hz. vq06: int32 (n06,), 0..4095, 25 Hz. mel: float32 (frames, 80) at 50 Hz,
-    natural log. speaker: float32 (192,), not normalised. duration: seconds of the clip as it came.
+    natural log. speaker: float32 (192,), not normalised. duration: seconds of the clip as it came. cached: found, not
+    computed.
     """
 
     vq02: np.ndarray
@@ -42,6 +43,7 @@ class Reference:
     mel: np.ndarray
     speaker: np.ndarray
     duration: float
+    cached: bool = False
 
     @property
     def codes(self) -> np.ndarray:

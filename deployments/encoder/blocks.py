@@ -6,6 +6,7 @@ and its own nine. 42 blocks in 50 layers, 10 s of audio, are 50 steps instead of
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from deployments.encoder.paraformer import LOOK_BACK, OVERLAP, SanmEncoder
 BLOCK = OVERLAP + PIECE_ROWS
 HISTORY = LOOK_BACK * PIECE_ROWS
 WINDOW = HISTORY + BLOCK
+Runner = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # x, valid, window, seen -> x after all layers
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ def make_plan(counts: list[int]) -> Plan:
     return Plan(*(torch.from_numpy(array) for array in arrays))
 
 
+class Layers:
+    """The encoder's layers as one call. Weights in bfloat16 make it compute in that; results are float32 again."""
+
+    def __init__(self, encoder: SanmEncoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, x: Tensor, valid: Tensor, window: Tensor, seen: Tensor) -> Tensor:
+        x = x.to(self.encoder.encoders0[0].self_attn.linear_out.weight.dtype)
+        return run_layers(self.encoder, x, valid, window, seen).float()
+
+
 def cut(encoder: SanmEncoder, rows: Tensor, positions: Tensor, plan: Plan) -> Tensor:
     """Rows (n, 560), scaled and with ``positions`` (places, 560) added, in blocks: (blocks, 9, 560)."""
     rows = rows * math.sqrt(encoder.output_size()) + positions[plan.places]
@@ -103,11 +116,11 @@ def position_table(places: int, depth: int) -> Tensor:
 
 def _attend(attention: Any, x: Tensor, valid: Tensor, window: Tensor, mask: Tensor) -> Tensor:
     """Attention over the window plus the FSMN memory over the block, (blocks, 9, in) -> (blocks, 9, size)."""
-    blocks, heads, size = len(x), attention.h, attention.h * attention.d_k
+    heads, size = attention.h, attention.h * attention.d_k
     query, pair = attention.linear_q_k_v(x).split((size, 2 * size), dim=-1)
-    seen = pair.flatten(0, 1)[window].view(blocks, WINDOW, 2, heads, -1)  # keys and values in one gather
+    seen = pair.flatten(0, 1)[window].view(-1, WINDOW, 2, heads, attention.d_k)  # keys and values in one gather
     key, value = seen.permute(2, 0, 3, 1, 4)
-    query = query.view(blocks, BLOCK, heads, -1).transpose(1, 2)
+    query = query.view(-1, BLOCK, heads, attention.d_k).transpose(1, 2)
     out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     out = attention.linear_out(out.transpose(1, 2).flatten(2))
     own = pair[..., size:] * valid  # the convolution sees zeros beyond the clip's end

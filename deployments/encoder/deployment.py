@@ -1,32 +1,26 @@
-"""The encoder as a Ray Serve deployment: batches clips across requests and runs them on one worker thread."""
+"""The encoder as a Ray Serve deployment: finds clips in its cache, batches the others and runs them on one thread."""
 
 import asyncio
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.serve import metrics
 
 from deployments.checkpoint import Layout
 from deployments.device import claim
-from deployments.encoder.encoder import Outcome, load
+from deployments.encoder.encoder import Outcome
+from deployments.encoder.load import load, open_cache
+from deployments.encoder.options import EncoderOptions, Limits
 from deployments.encoder.pace import Pace
 from deployments.errors import EditXError, StageError
 from deployments.types import SAMPLE_RATE, Clip, Reference
 
 STUCK_S = 120.0
-
-
-class Limits(BaseModel):
-    """``user_config``: batch limits that can change without a restart."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    batch_seconds: int = Field(default=320, ge=1, description="seconds of audio in one batch")
-    idle_wait_s: float = Field(default=0.002, ge=0, description="how long an idle replica waits for a second clip")
 
 
 def audio_seconds(clips: list[Clip]) -> int:
@@ -38,36 +32,50 @@ def audio_seconds(clips: list[Clip]) -> int:
 class Encoder:
     """Reference clips -> tokens, mel and speaker vector."""
 
-    def __init__(self, models: str, device: str, num_gpus: float, num_cpus: float) -> None:
-        self.model = load(Layout(Path(models)), claim(device, num_gpus, num_cpus))
+    def __init__(
+        self, models: str, device: str, num_gpus: float, num_cpus: float, options: EncoderOptions | None = None
+    ) -> None:
+        options, layout = options or EncoderOptions(), Layout(Path(models))
+        self.model = load(layout, claim(device, num_gpus, num_cpus), options)
+        self.events = metrics.Counter("editx_encoder_cache", "Events of the encoder's cache.", ("event",))
+        self.cache = open_cache(layout, options, lambda event: self.events.inc(tags={"event": event}))
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self.keeper = ThreadPoolExecutor(1, thread_name_prefix="encoder-cache")
         self.pace = Pace(Limits().idle_wait_s)
         self.waiting: dict[object, float] = {}
         self.model.encode_batch([warm_up_clip()])
 
-    def reconfigure(self, user_config: dict[str, float]) -> None:
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply new limits to batches that begin from now on."""
         limits = Limits.model_validate(user_config)
         self.pace.idle_wait_s = limits.idle_wait_s
         self._encode_together.set_max_batch_size(limits.batch_seconds)  # type: ignore[attr-defined]
 
     async def encode(self, clip: Clip) -> Reference:
-        """Encode one clip, together with others that arrive at about the same time.
+        """Encode one clip: out of the cache, or together with others that arrive at about the same time.
 
         Raises:
             InvalidInputError: the clip cannot be encoded.
             StageError: encoding it failed.
         """
+        key = await asyncio.to_thread(self.cache.key, clip)
+        found = await asyncio.to_thread(self.cache.find, key)
+        if found is not None:
+            return found
+        outcome = await self._wait_for_batch(clip)
+        if isinstance(outcome, EditXError):
+            raise outcome
+        self.keeper.submit(self.cache.keep, key, outcome)
+        return outcome
+
+    async def _wait_for_batch(self, clip: Clip) -> Outcome:
         self._encode_together.set_batch_wait_timeout_s(self.pace.wait_s())  # type: ignore[attr-defined]
         ticket = object()
         self.waiting[ticket] = time.monotonic()
         try:
-            outcome = await self._encode_together(clip)
+            return await self._encode_together(clip)
         finally:
             del self.waiting[ticket]
-        if isinstance(outcome, EditXError):
-            raise outcome
-        return outcome
 
     @serve.batch(max_batch_size=320, batch_wait_timeout_s=0.002, batch_size_fn=audio_seconds)
     async def _encode_together(self, clips: list[Clip]) -> list[Outcome]:

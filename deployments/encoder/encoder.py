@@ -5,21 +5,18 @@ Knows nothing of Ray: the deployment beside it batches requests and calls ``enco
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.checkpoint import Layout
-from deployments.encoder import vq02
 from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample, trim_silence
 from deployments.encoder.features import KaldiFbank, MelSpectrogram, WhisperMel
+from deployments.encoder.lanes import Lanes
 from deployments.encoder.s3 import pieces
-from deployments.encoder.s3_weights import load_s3
-from deployments.encoder.sessions import S3Session, SessionOptions, SpeakerSession, open_session
+from deployments.encoder.vq02 import Vq02
 from deployments.errors import EditXError, StageError
 from deployments.types import SAMPLE_RATE, Clip, Reference
 
@@ -29,40 +26,30 @@ Outcome = Reference | EditXError
 Network = Callable[[list[Tensor]], list[Tensor]]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How the networks run. The defaults give the streaming loop's tokens.
-
-    vq02_mode: "blocks", or "reference" for the streaming loop itself. s3_backend: "torch" (batched) or "onnx".
-    session: ONNX Runtime's options, for the graphs that it runs.
-    """
-
-    vq02_mode: vq02.Mode = "blocks"
-    s3_backend: Literal["torch", "onnx"] = "torch"
-    session: SessionOptions = field(default_factory=SessionOptions)
-
-
 class Encoder:
-    """The encoder's networks and features on one device.
+    """The encoder's networks and features.
 
     Args:
-        tokens02: 16 kHz signals -> VQ02 codes.
-        tokens06: log-mels -> VQ06 codes.
-        speaker: filter banks -> speaker vectors.
+        vq02: 16 kHz signals -> VQ02 codes.
+        s3: log-mels -> VQ06 codes.
+        speaker: filter banks without their mean -> speaker vectors.
+        device: of everything but VQ06. s3_device: VQ06's; default: the same.
     """
 
-    def __init__(self, tokens02: vq02.Vq02, tokens06: Network, speaker: Network, device: torch.device) -> None:
+    def __init__(
+        self, vq02: Vq02, s3: Network, speaker: Network, device: torch.device, s3_device: torch.device | None = None
+    ) -> None:
         self.device = device
-        self.vq02 = tokens02.to(device)
-        self.s3 = tokens06
-        self.speaker = speaker
+        self.s3_device = s3_device or device
+        self.vq02, self.s3, self.speaker = vq02.to(device), s3, speaker
         self.mel = MelSpectrogram().to(device)
-        self.whisper = WhisperMel().to(device)
+        self.whisper = WhisperMel().to(self.s3_device)
         self.fbank = KaldiFbank("povey").to(device)
+        self.lanes = Lanes(device)
 
     def encode_outcomes(self, clips: list[Clip]) -> list[Outcome]:
         """A result or an error for every clip: one that cannot be encoded takes no other with it."""
-        prepared: list[np.ndarray | EditXError] = [_attempt(partial(prepare, clip)) for clip in clips]
+        prepared = [_attempt(partial(prepare, clip)) for clip in clips]
         good = [index for index, value in enumerate(prepared) if isinstance(value, np.ndarray)]
         outcomes: list[Outcome | None] = [value if isinstance(value, EditXError) else None for value in prepared]
         for index, outcome in zip(good, self._encode_good([clips[index] for index in good]), strict=True):
@@ -86,37 +73,34 @@ class Encoder:
         if not clips:
             return []
         signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
-        at16 = [resample(x, clip.sample_rate, TOKEN_RATE) for x, clip in zip(signals, clips, strict=True)]
-        at24 = [resample(x, clip.sample_rate, SAMPLE_RATE) for x, clip in zip(signals, clips, strict=True)]
-        speech = trim_silence([normalize_energy(x) for x in at16])
-        codes02 = self.vq02(speech)
-        codes06 = self._codes06(speech)
-        mels = self.mel(at24)
-        speakers = self.speaker([fbank - fbank.mean(0) for fbank in self.fbank(at16)])
-        parts = zip(clips, codes02, codes06, mels, speakers, strict=True)
+        rates = [clip.sample_rate for clip in clips]
+        at16 = [resample(signal, rate, TOKEN_RATE) for signal, rate in zip(signals, rates, strict=True)]
+        speech = trim_silence([normalize_energy(signal) for signal in at16])
+        codes02, codes06, speakers, mels = self.lanes.run(
+            partial(self.vq02, speech),
+            partial(self.codes06, speech),
+            partial(self.speakers, at16),
+            partial(self.mels, signals, rates),
+        )
+        columns = map(_arrays, (codes02, codes06, mels, [speaker[None] for speaker in speakers]))
         return [
-            Reference(_numpy(c2, torch.int32), _numpy(c6, torch.int32), _numpy(mel), _numpy(who), clip.duration)
-            for clip, c2, c6, mel, who in parts
+            Reference(c2.astype(np.int32), c6.astype(np.int32), mel, speaker[0], clip.duration)
+            for clip, c2, c6, mel, speaker in zip(clips, *columns, strict=True)
         ]
 
-    def _codes06(self, signals: list[Tensor]) -> list[Tensor]:
-        """VQ06 of every signal: all pieces of all of them in one batch."""
-        split = [pieces(signal) for signal in signals]
+    def codes06(self, signals: list[Tensor]) -> list[Tensor]:
+        """VQ06 codes of every signal: all pieces of all of them in one batch."""
+        split = [pieces(signal.to(self.s3_device)) for signal in signals]
         codes = iter(self.s3(self.whisper([piece for parts in split for piece in parts])))
         return [torch.cat([next(codes) for _ in parts]) for parts in split]
 
+    def speakers(self, signals: list[Tensor]) -> list[Tensor]:
+        """Speaker vectors (192,) of signals at 16 kHz."""
+        return self.speaker([fbank - fbank.mean(0) for fbank in self.fbank(signals)])
 
-def load(layout: Layout, device: torch.device, options: Options | None = None) -> Encoder:
-    """The encoder with a checkpoint's weights. Raises CheckpointError."""
-    options = options or Options()
-    tokens02 = vq02.load(layout.paraformer, layout.codebook, options.vq02_mode)
-    tokens06: Network
-    if options.s3_backend == "onnx":
-        tokens06 = S3Session(open_session(layout.s3, options.session))
-    else:
-        tokens06 = load_s3(layout.s3).to(device)
-    speaker = SpeakerSession(open_session(layout.cosyvoice / "campplus.onnx", options.session))
-    return Encoder(tokens02, tokens06, speaker, device)
+    def mels(self, signals: list[Tensor], rates: list[int]) -> list[Tensor]:
+        """The vocoder's mels (frames, 80) of signals at their own rates."""
+        return self.mel([resample(signal, rate, SAMPLE_RATE) for signal, rate in zip(signals, rates, strict=True)])
 
 
 def _attempt(action: Callable[[], T]) -> T | EditXError:
@@ -129,5 +113,7 @@ def _attempt(action: Callable[[], T]) -> T | EditXError:
         return StageError(f"the encoder failed: {type(error).__name__}")
 
 
-def _numpy(tensor: Tensor, dtype: torch.dtype = torch.float32) -> np.ndarray:
-    return tensor.to("cpu", dtype).numpy()
+def _arrays(tensors: list[Tensor]) -> list[np.ndarray]:
+    """To the CPU in one copy, then apart again: each array owns its memory and outlives the batch's."""
+    together = torch.cat(tensors).cpu().numpy()
+    return [part.copy() for part in np.split(together, np.cumsum([len(tensor) for tensor in tensors])[:-1])]

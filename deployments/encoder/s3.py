@@ -78,9 +78,10 @@ class S3(nn.Module):
         x = functional.gelu(x).transpose(1, 2)  # (batch, frames, width)
         x = x + self.positional_embedding[: x.shape[1]]
         mask = _mask(lengths, x.device)
+        x = x.to(self.blocks[0].out.weight.dtype)  # type: ignore[union-attr, arg-type]
         for block in self.blocks:
             x = block(x, mask[:, None, None] if mask is not None else None)
-        return [row[:length] for row, length in zip(self._nearest(x), lengths, strict=True)]
+        return [row[:length] for row, length in zip(self._nearest(x.float()), lengths, strict=True)]
 
     def _conv1(self, mels: list[Tensor], lengths: list[int]) -> Tensor:
         longest = max(lengths)

@@ -72,3 +72,16 @@ class SpeakerSession:
 
     def _one(self, fbank: Tensor) -> Tensor:
         return torch.from_numpy(self.session.run(None, {self.name: fbank[None].cpu().numpy()})[0].reshape(-1))
+
+
+class BlocksSession:
+    """VQ02's layers through ONNX Runtime, on a graph that scripts/export_vq02.py wrote."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+
+    def __call__(self, x: Tensor, valid: Tensor, window: Tensor, seen: Tensor) -> Tensor:
+        """Called like ``blocks.Layers``: (blocks, 9, 560) -> (blocks, 9, size)."""
+        inputs = {"x": x, "valid": valid, "window": window, "seen": seen}
+        output = self.session.run(None, {name: tensor.cpu().numpy() for name, tensor in inputs.items()})[0]
+        return torch.from_numpy(output).to(x.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.encoder import paraformer
-from deployments.encoder.blocks import cut, finish, make_plan, position_table, run_layers
+from deployments.encoder.blocks import Layers, Runner, cut, finish, make_plan, position_table
 from deployments.encoder.frontend import ROW_SIZE, Frontend, read_cmvn
 from deployments.errors import CheckpointError
 from deployments.types import VQ02_CODES
@@ -25,6 +25,8 @@ class Vq02(nn.Module):
         cmvn: shift and scale of the rows, (2, 560).
         centroids: (codes, output_size).
         mode: "blocks" takes all blocks of all clips through each layer together; "reference" is the streaming loop.
+
+    ``layers`` runs the network's layers; it may be replaced by another way to run the same.
     """
 
     centroids: Tensor
@@ -36,6 +38,7 @@ class Vq02(nn.Module):
         self.frontend = Frontend(cmvn)
         self.encoder = encoder
         self.mode = mode
+        self.layers: Runner = Layers(encoder)
         self.register_buffer("centroids", centroids)
         self.register_buffer("offsets", centroids.square().sum(1))
         self.register_buffer("positions", position_table(PLACES, ROW_SIZE))
@@ -56,7 +59,7 @@ class Vq02(nn.Module):
             self.positions = position_table(2 * max(counts), ROW_SIZE).to(rows.device)
         plan = make_plan(counts).to(rows.device)
         x = cut(self.encoder, rows, self.positions, plan)
-        return finish(self.encoder, run_layers(self.encoder, x, plan.valid, plan.window, plan.seen), plan)
+        return finish(self.encoder, self.layers(x, plan.valid, plan.window, plan.seen), plan)
 
     def nearest(self, hidden: Tensor) -> Tensor:
         """The centroid at the smallest Euclidean distance, (n, output_size) -> (n,)."""

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from deployments.checkpoint import Layout
-from deployments.encoder.encoder import Encoder, load
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.load import load
 from deployments.types import Clip
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

@@ -11,7 +11,7 @@ import torch
 
 from deployments.checkpoint import Layout
 from deployments.encoder.check import check
-from deployments.encoder.encoder import load
+from deployments.encoder.load import load
 from deployments.errors import CheckpointError
 from tests.encoder.conftest import MODELS
 

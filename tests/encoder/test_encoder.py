@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from deployments.checkpoint import Layout
-from deployments.encoder.encoder import Encoder, Options, load
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.load import load
+from deployments.encoder.options import EncoderOptions
 from deployments.errors import InvalidInputError, StageError
 from deployments.types import Clip, Reference
 from tests.encoder.conftest import Tensors, noise
@@ -17,9 +19,12 @@ def test_the_golden_clip_gives_every_golden_number(encoder: Encoder, speech: Cli
     assert reference.duration == pytest.approx(speech.duration)
 
 
-@pytest.mark.parametrize("options", [Options(vq02_mode="reference"), Options(s3_backend="onnx")])
+@pytest.mark.parametrize(
+    "options",
+    [EncoderOptions(vq02_mode="reference"), EncoderOptions(s3_backend="onnx"), EncoderOptions(speaker_backend="torch")],
+)
 def test_every_backend_gives_every_golden_number(
-    options: Options, layout: Layout, speech: Clip, pipeline_goldens: Tensors
+    options: EncoderOptions, layout: Layout, speech: Clip, pipeline_goldens: Tensors
 ) -> None:
     _equals_golden(load(layout, torch.device("cpu"), options).encode_batch([speech])[0], pipeline_goldens)
 

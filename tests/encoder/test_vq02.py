@@ -71,7 +71,8 @@ def test_the_tail_of_a_clip_gives_as_many_rows_as_its_samples_allow(samples: int
 
 def test_codes_of_200_random_lengths_in_mixed_batches_equal_the_streaming_loop(network: Vq02) -> None:
     random = np.random.default_rng(7)
-    lengths = np.concatenate([[480, 480_000], np.exp(random.uniform(np.log(480), np.log(480_000), 198))]).astype(int)
+    long, short = random.uniform(48_000, 480_000, 18), np.exp(random.uniform(np.log(480), np.log(48_000), 180))
+    lengths = random.permutation(np.concatenate([[480, 480_000], long, short])).astype(int)
     signal = torch.from_numpy(noise(30).samples[0])
     clips = [signal[:length].roll(int(length)) for length in lengths]
     reference = _with_mode(network, "reference")

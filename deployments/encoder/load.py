@@ -1,0 +1,95 @@
+"""Putting the encoder together from a checkpoint, as its options say."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from deployments.checkpoint import Layout, load_onnx
+from deployments.encoder import fingerprint, vq02
+from deployments.encoder.blocks import Runner
+from deployments.encoder.cache import Cache
+from deployments.encoder.campplus_weights import NotCamPlus, load_campplus
+from deployments.encoder.encoder import Encoder, Network
+from deployments.encoder.graphs import LayerGraphs
+from deployments.encoder.options import EncoderOptions
+from deployments.encoder.s3_weights import load_s3
+from deployments.encoder.sessions import BlocksSession, S3Session, SessionOptions, SpeakerSession, open_session
+from deployments.encoder.store import Store
+
+CACHE_VERSION = 1
+logger = logging.getLogger(__name__)
+
+
+def load(layout: Layout, device: torch.device, options: EncoderOptions | None = None) -> Encoder:
+    """The encoder with a checkpoint's weights. Raises CheckpointError."""
+    options = options or EncoderOptions()
+    set_precision(options.precision)
+    s3_device = torch.device(options.s3_device) if options.s3_device else device
+    folder, codebook = options.paraformer or layout.paraformer, options.codebook or layout.codebook
+    tokens02 = vq02.load(folder, codebook, options.vq02_mode).to(device)
+    s3 = _s3(layout.s3, s3_device, options)
+    encoder = Encoder(tokens02, s3, _speaker(layout, device, options), device, s3_device)
+    lower_precision(encoder, options.precision)
+    if options.vq02_graph is not None:
+        encoder.vq02.layers = BlocksSession(open_session(options.vq02_graph, _session(options)))
+    else:
+        encoder.vq02.layers = _layers(encoder.vq02.layers, device, options)
+    return encoder
+
+
+def open_cache(layout: Layout, options: EncoderOptions, observe: Callable[[str], None]) -> Cache:
+    """The cache of what this checkpoint gives under these options; ``observe`` is told of its events."""
+    folder, codebook = options.paraformer or layout.paraformer, options.codebook or layout.codebook
+    files = [folder / name for name in ("config.yaml", "model.pt", "am.mvn")]
+    files += [codebook, layout.s3, layout.cosyvoice / "campplus.onnx"]
+    weights = fingerprint.of_files(files, f"{CACHE_VERSION}/{options.precision}")
+    store = None
+    if options.cache_dir is not None:
+        store = Store(options.cache_dir, options.cache_dir_mb * 2**20, observe)
+    return Cache(weights, options.cache_mb * 2**20, store, observe)
+
+
+def set_precision(precision: str) -> None:
+    """Set how this process multiplies float32 matrices on a GPU; torch's own default rounds convolutions to TF32."""
+    exactness = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = exactness
+    torch.backends.cudnn.conv.fp32_precision = exactness  # type: ignore[attr-defined]
+
+
+def lower_precision(encoder: Encoder, precision: str) -> None:
+    """Give VQ02's layers and VQ06's blocks weights in bfloat16 where that is asked for."""
+    if precision == "bf16":
+        encoder.vq02.encoder.encoders0.bfloat16()
+        encoder.vq02.encoder.encoders.bfloat16()
+        if isinstance(encoder.s3, torch.nn.Module):
+            encoder.s3.blocks.bfloat16()  # type: ignore[operator, union-attr]
+
+
+def _layers(layers: Runner, device: torch.device, options: EncoderOptions) -> Runner:
+    recorded = device.type == "cuda" and options.cuda_graphs and options.vq02_mode == "blocks"
+    return LayerGraphs(layers, device) if recorded else layers
+
+
+def _s3(path: Path, device: torch.device, options: EncoderOptions) -> Network:
+    if options.s3_backend == "onnx":
+        return S3Session(open_session(path, _session(options)))
+    return load_s3(path).to(device)
+
+
+def _speaker(layout: Layout, device: torch.device, options: EncoderOptions) -> Network:
+    path = layout.cosyvoice / "campplus.onnx"
+    session = open_session(path, _session(options))
+    backend = options.speaker_backend
+    if backend == "onnx" or (backend == "auto" and device.type == "cpu"):
+        return SpeakerSession(session)
+    try:
+        return load_campplus(load_onnx(path), session).to(device)
+    except NotCamPlus as reason:
+        logger.warning("%s is not CAM++, it stays with ONNX Runtime: %s", path, reason)
+        return SpeakerSession(session)
+
+
+def _session(options: EncoderOptions) -> SessionOptions:
+    return SessionOptions(options.onnx_providers, options.onnx_threads, options.onnx_parallel)
