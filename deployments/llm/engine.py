@@ -176,7 +176,6 @@ class Engine:
             began = time.perf_counter()
             try:
                 self._turn(plan)
-                self._failed_turns = 0
             except Exception as error:
                 logger.exception("a step of the language model failed")
                 self._failed_turns += 1
@@ -205,6 +204,7 @@ class Engine:
         while len(self._launched) > keep:
             keys, result = self._launched.popleft()
             self._deliver(keys, result.tokens())
+            self._failed_turns = 0
 
     def _prefill(self, chunk: Prefill) -> None:
         with self._wake:

@@ -83,20 +83,21 @@ class Sampler:
         self._cycle_head = head[self._ids]
         self._mask = cycle_mask(head.device, len(vocabulary.stops))
 
-    def __call__(self, hidden: torch.Tensor, state: SlotState, everything: bool) -> torch.Tensor:
-        """hidden (rows, hidden_size) -> ids int64 (rows,). ``everything``: some rows may be unconstrained."""
-        constrained = self._constrained(hidden, state)
-        if not everything:
-            return constrained
-        logits = forbid_repeats(torch.nn.functional.linear(hidden, self._head).float(), state.history)
-        return torch.where(state.cycle, constrained, draw(logits, state.draws))
+    def __call__(self, hidden: torch.Tensor, state: SlotState, wide: bool) -> torch.Tensor:
+        """hidden (rows or more, hidden_size), the state of some rows -> ids int64 (rows,).
 
-    def _constrained(self, hidden: torch.Tensor, state: SlotState) -> torch.Tensor:
-        logits = torch.nn.functional.linear(hidden, self._cycle_head).float()
+        ``wide``: some rows may be unconstrained, or take more than the best columns.
+        """
+        logits = torch.nn.functional.linear(hidden, self._cycle_head)[: len(state.token)].float()
         assert logits.shape[1] == CYCLE_COLUMNS
         logits = forbid_repeats(logits, state.history, self._audio)
         logits = logits.masked_fill(~self._mask[cycle_rows(state.step)], float("-inf"))
-        return self._ids[draw(logits, state.draws)]
+        ids = self._ids[draw(logits, state.draws, wide)]
+        return torch.where(state.cycle, ids, self._unconstrained(hidden, state)) if wide else ids
+
+    def _unconstrained(self, hidden: torch.Tensor, state: SlotState) -> torch.Tensor:
+        logits = torch.nn.functional.linear(hidden, self._head)[: len(state.token)].float()
+        return draw(forbid_repeats(logits, state.history), state.draws, wide=True)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Runner:
         self.sampler = Sampler(model.weights.head, vocabulary)
         self._bucket = bucket or (lambda _active: self.slots)
         self._last: dict[int, torch.Tensor] = {}
-        self._unconstrained: set[int] = set()
+        self._wide: set[int] = set()
 
     def begin(self, slot: int, sampling: Sampling, prompt: Sequence[int]) -> None:
         """Take a slot for a prompt and set its row of the state."""
@@ -138,7 +139,7 @@ class Runner:
         for field, value in zip(fields(self.state), values, strict=True):
             row = getattr(self.state, field.name)[slot]
             row.copy_(value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=row.dtype))
-        (self._unconstrained.discard if sampling.cycle else self._unconstrained.add)(slot)
+        (self._wide.discard if sampling.cycle and sampling.top_k else self._wide.add)(slot)
 
     @torch.inference_mode()
     def prefill(self, slot: int, ids: Sequence[int], start: int) -> None:
@@ -150,7 +151,7 @@ class Runner:
     def first(self, slot: int) -> Result:
         """Draw the first token after the last chunk of a prompt."""
         slots = self._tensor([slot])
-        return self._advance(slots, self._last.pop(slot), slot in self._unconstrained, 1)
+        return _Known(self.advance(slots, self._last.pop(slot), slot in self._wide).tolist())
 
     @torch.inference_mode()
     def decode(self, active: Sequence[int]) -> Result:
@@ -159,15 +160,12 @@ class Runner:
         slots = self._tensor([*active, *[self.slots] * (rows - len(active))])
         state = self.state.at(slots)
         hidden = self.model.decode(state.token, slots, state.position)
-        return self._advance(slots, hidden, not self._unconstrained.isdisjoint(active), len(active))
+        return _Known(self.advance(slots[: len(active)], hidden, not self._wide.isdisjoint(active)).tolist())
 
-    def _advance(self, slots: torch.Tensor, hidden: torch.Tensor, everything: bool, count: int) -> Result:
-        return _Known(self.advance(slots, hidden, everything)[:count].tolist())
-
-    def advance(self, slots: torch.Tensor, hidden: torch.Tensor, everything: bool) -> torch.Tensor:
-        """Draw each row's next token and make it the newest: ids int64 (rows,)."""
+    def advance(self, slots: torch.Tensor, hidden: torch.Tensor, wide: bool) -> torch.Tensor:
+        """Draw the next token of each slot and make it the newest: ids int64 (slots,)."""
         state = self.state.at(slots)
-        ids = self.sampler(hidden, state, everything)
+        ids = self.sampler(hidden, state, wide)
         self.state.token[slots] = ids
         self.state.position[slots] = state.position + 1
         self.state.step[slots] = state.step + 1

@@ -16,7 +16,7 @@ from deployments.types import AUDIO_CODES, GROUP, GROUP_SIZE, VQ02_CODES
 
 WINDOW = 10
 """How many ids the repetition rule looks back on."""
-MAX_TOP_K = 256
+MAX_TOP_K = 100
 STOP_COLUMNS = 2
 CYCLE_COLUMNS = AUDIO_CODES + STOP_COLUMNS
 """Columns of constrained logits: every audio code, then the two ids that end a generation."""
@@ -79,21 +79,27 @@ def stream_keys(seed: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     return _mix((_mix(low ^ high) + step * 0x9E3779B9) & _MASK)
 
 
-def gumbel(seed: torch.Tensor, step: torch.Tensor, columns: int) -> torch.Tensor:
-    """Gumbel noise float32 (rows, columns) from (seed, step, column)."""
-    index = torch.arange(columns, device=seed.device) * 0x9E3779B9 & _MASK
+def gumbel(seed: torch.Tensor, step: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Gumbel noise float32 from (seed, step, column): columns (rows or 1, n) -> (rows, n)."""
     key = stream_keys(seed, step)[:, None]
-    bits = _mix(_mix(key ^ index) + key & _MASK) >> 8
+    bits = _mix((_mix(key ^ (columns * 0x9E3779B9 & _MASK)) + key) & _MASK) >> 8
     uniform = (bits.float() + 0.5) * 2.0**-24
     return -torch.log(-torch.log(uniform))
 
 
-def draw(logits: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Columns drawn from float32 logits (rows, columns), repeats already forbidden: int64 (rows,)."""
-    best = torch.topk(logits, min(MAX_TOP_K, logits.shape[1]), dim=1).values
+def draw(logits: torch.Tensor, draws: Draws, wide: bool = False) -> torch.Tensor:
+    """Columns drawn from float32 logits (rows, columns), repeats already forbidden: int64 (rows,).
+
+    Only the MAX_TOP_K best are looked at, unless ``wide``: rows with top_k 0 need it. A column's noise is the
+    same either way.
+    """
+    best, columns = torch.topk(logits, min(MAX_TOP_K, logits.shape[1]), dim=1)
     last = (draws.top_k.clamp(1, best.shape[1]) - 1)[:, None]
     threshold = best.gather(1, last).masked_fill(draws.top_k[:, None] == 0, float("-inf"))
+    if wide:
+        best, columns = logits, torch.arange(logits.shape[1], device=logits.device)[None]
     greedy = draws.temperature[:, None] == 0
-    scaled = logits / draws.temperature[:, None].masked_fill(greedy, 1.0)
-    noise = gumbel(draws.seed, draws.step, logits.shape[1]).masked_fill(greedy, 0.0)
-    return (scaled + noise).masked_fill(logits < threshold, float("-inf")).argmax(1)
+    noise = gumbel(draws.seed, draws.step, columns).masked_fill(greedy, 0.0)
+    scored = best / draws.temperature[:, None].masked_fill(greedy, 1.0) + noise
+    winner = scored.masked_fill(best < threshold, float("-inf")).argmax(1, keepdim=True)
+    return columns.expand_as(scored).gather(1, winner)[:, 0]

@@ -13,6 +13,12 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 BASE = GOLDENS / "pipeline" / "models" / "Step-Audio-EditX"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny tensors only lose by threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def expected() -> dict[str, torch.Tensor]:
     """What the reference computes from the small checkpoint."""

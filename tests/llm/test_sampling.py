@@ -62,7 +62,7 @@ def test_draws_follow_the_exact_distribution(top_k: int, constrained: bool):
     if top_k:
         exact[exact < exact.topk(min(top_k, columns)).values[-1]] = float("-inf")
     exact = exact.softmax(0)
-    drawn = draw(logits.expand(count, -1), draws(count, 0.7, top_k))
+    drawn = draw(logits.expand(count, -1), draws(count, 0.7, top_k), wide=top_k == 0)
     seen = torch.bincount(drawn, minlength=columns)
     possible = exact > 0
     assert seen[~possible].sum() == 0
@@ -71,13 +71,13 @@ def test_draws_follow_the_exact_distribution(top_k: int, constrained: bool):
 
 def test_noise_is_uniform_over_seeds_steps_and_columns():
     seeds, steps = torch.arange(2000), torch.zeros(2000, dtype=torch.int64)
-    for noise in (gumbel(seeds, steps, 50), gumbel(steps, seeds, 50), gumbel(seeds << 32, steps, 50)):
+    columns = torch.arange(50)[None]
+    for noise in (gumbel(seeds, steps, columns), gumbel(steps, seeds, columns), gumbel(seeds << 32, steps, columns)):
         uniform = torch.exp(-torch.exp(-noise)).flatten()
         seen = torch.histc(uniform, bins=64, min=0, max=1)
         assert chisquare(seen.numpy()).pvalue > 1e-3
         assert uniform.view(2000, 50).corrcoef().triu(1).abs().max() < 0.85
-        columns = uniform.view(2000, 50).T.corrcoef()
-        assert columns.triu(1).abs().max() < 0.12
+        assert uniform.view(2000, 50).T.corrcoef().triu(1).abs().max() < 0.12
 
 
 def test_temperature_zero_takes_the_best():
@@ -94,6 +94,11 @@ def test_a_row_s_draw_does_not_depend_on_the_others():
         assert draw(logits[row : row + 1], alone) == together[row]
 
 
+def test_looking_at_every_column_changes_no_draw_of_the_best():
+    logits = torch.randn(200, 400)
+    assert torch.equal(draw(logits, draws(200)), draw(logits, draws(200), wide=True))
+
+
 def test_settings_hold_per_row():
     logits = torch.randn(1, 300).expand(3, -1)
     rows = Draws(
@@ -103,5 +108,5 @@ def test_settings_hold_per_row():
         torch.tensor([0.0, 1.0, 1.0]),
         torch.tensor([50, 1, 0]),
     )
-    drawn = draw(logits, rows)
+    drawn = draw(logits, rows, wide=True)
     assert drawn[0] == drawn[1] == logits[0].argmax()
