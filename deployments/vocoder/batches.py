@@ -1,5 +1,6 @@
 """How work is cut into batches: pure arithmetic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _FRAME_STEP = 128
@@ -19,22 +20,37 @@ class Budget:
     solve: int = 8192
     attend: int = 2 << 20
     render: int = 2048
-    remember: int = 4096
+    remember: int = 5120
 
 
-def split(lengths: list[int], budget: int, power: int = 1) -> list[list[int]]:
-    """Indices grouped so that count * longest ** power stays in the budget; similar lengths together.
+def split(lengths: list[int], cost: Callable[[int, int], int], budget: int) -> list[list[int]]:
+    """Indices grouped so that cost(count, longest) stays in the budget; similar lengths together.
 
     An item that exceeds the budget alone is a group of its own.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
         longest = lengths[groups[-1][0]] if groups else 0
-        if groups and (len(groups[-1]) + 1) * longest**power <= budget:
+        if groups and cost(len(groups[-1]) + 1, longest) <= budget:
             groups[-1].append(index)
         else:
             groups.append([index])
     return groups
+
+
+def padded(count: int, frames: int) -> int:
+    """Frames of a batch."""
+    return count * frames
+
+
+def squared(count: int, frames: int) -> int:
+    """Pairs of frames in a batch."""
+    return count * frames**2
+
+
+def remembered(count: int, frames: int) -> int:
+    """Remembered frames of a batch of streams, in the shape that it is padded to."""
+    return batch_rows(count) * remembered_frames(frames)
 
 
 def clip_frames(frames: int) -> int:

@@ -2,7 +2,7 @@
 
 import torch
 
-from deployments.vocoder.batches import Budget, clip_frames, split
+from deployments.vocoder.batches import Budget, clip_frames, padded, split, squared
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow, Voice
 from deployments.vocoder.rows import stack
 from deployments.vocoder.solver import Solver
@@ -18,7 +18,7 @@ class Clips:
         """For pairs (n, 2) in a voice, from noise (2 * (prompt + n), bands): (2 * n, bands) each."""
         tokens = [torch.cat([voice.pairs, own]) for voice, own in zip(voices, pairs, strict=True)]
         results: dict[int, torch.Tensor] = {}
-        for group in split([len(part) for part in noises], self._budget.solve):
+        for group in split([len(part) for part in noises], padded, self._budget.solve):
             mels = self._batch([tokens[i] for i in group], [voices[i] for i in group], [noises[i] for i in group])
             results |= dict(zip(group, mels, strict=True))
         return [results[index] for index in range(len(pairs))]
@@ -44,7 +44,7 @@ class Clips:
     def _encode(self, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
         """(n, 2) -> (2 * n, bands) each"""
         results: dict[int, torch.Tensor] = {}
-        for group in split([FRAMES_PER_PAIR * len(part) for part in tokens], self._budget.attend, 2):
+        for group in split([FRAMES_PER_PAIR * len(part) for part in tokens], squared, self._budget.attend):
             encoded = self._flow.encode_clips([tokens[index] for index in group])
             for index, mu in zip(group, encoded, strict=True):
                 results[index] = mu[: FRAMES_PER_PAIR * len(tokens[index])]

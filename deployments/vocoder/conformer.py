@@ -156,7 +156,7 @@ class Upsample(nn.Module):
         self, x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, t, hidden) -> (batch, 2 * t, hidden), and the convolution's last inputs"""
-        x = x.repeat_interleave(self.stride, dim=1)
+        x = x[:, :, None].expand(-1, -1, self.stride, -1).flatten(1, 2)
         context = 2 * self.stride
         x = F.pad(x, (0, 0, context, 0)) if past is None else torch.cat([past, x], dim=1)
         return self.conv(x.transpose(1, 2)).transpose(1, 2), tails(x, context, lengths)

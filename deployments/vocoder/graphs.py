@@ -32,10 +32,11 @@ class Graphs:
         device: on a CPU there are none: ``enabled`` is False and ``run`` must not be called.
         scratch_bytes: size of the buffer that ``scratch`` hands out.
         limit: graphs kept; the least recently used go first.
+        wanted: False for none on a GPU either.
     """
 
-    def __init__(self, device: torch.device, scratch_bytes: int = 0, limit: int = 48) -> None:
-        self.enabled = device.type == "cuda"
+    def __init__(self, device: torch.device, scratch_bytes: int = 0, limit: int = 48, wanted: bool = True) -> None:
+        self.enabled = wanted and device.type == "cuda"
         self._limit = limit
         self._captured: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
         self._scratch = torch.zeros(scratch_bytes if self.enabled else 0, dtype=torch.uint8, device=device)

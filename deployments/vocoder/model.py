@@ -45,10 +45,11 @@ class Settings:
 
     dtype: of the estimator's weights and activations; all else is float32. budget: sizes of batches.
     conformer_tokens: how many of its past tokens (25 a second, the prompt's included) a stream's conformer attends
-    to; None, as published, for all of them.
+    to; None, as published, for all of them. graphs: whether to use CUDA graphs where there is a GPU.
     """
 
     dtype: torch.dtype = torch.float32
+    graphs: bool = True
     budget: Budget = field(default_factory=Budget)
     conformer_tokens: int | None = None
 
@@ -69,7 +70,7 @@ class Synthesizer:
         self.flow, self.hift, self.settings = flow, hift, settings
         self.device = flow.encoder_proj.weight.device
         remembered = Stream.size(settings.budget.remember, flow.sizes.dit, settings.dtype)
-        self.graphs = Graphs(self.device, remembered // STEPS)
+        self.graphs = Graphs(self.device, remembered // STEPS, wanted=settings.graphs)
         self.solver = Solver(flow, settings.dtype, self.graphs)
         self.renderer = Renderer(hift, self.graphs, settings.budget.render)
         self.clips = Clips(flow, self.solver, settings.budget)
@@ -86,15 +87,22 @@ class Synthesizer:
     @torch.inference_mode()
     def synthesize_batch(self, utterances: list[Utterance]) -> list[np.ndarray]:
         """Whole clips of any lengths, each as ``synthesize`` gives it alone, up to rounding."""
-        voices = [self.voice(utterance.reference) for utterance in utterances]
-        pairs = [to_pairs(utterance.codes).to(self.device) for utterance in utterances]
         noises = [Noise(utterance.seed) for utterance in utterances]
-        bands = self.flow.sizes.mel
-        lengths = [FRAMES_PER_PAIR * (len(p) + len(v.pairs)) for p, v in zip(pairs, voices, strict=True)]
-        starts = [noise.flow(length, bands) for noise, length in zip(noises, lengths, strict=True)]
-        mels = self.clips.mels(pairs, voices, starts)
+        mels = self._mels(utterances, noises)
         samples = self.renderer.clips([Passage(mel, noise) for mel, noise in zip(mels, noises, strict=True)])
         return [part.cpu().numpy() for part in samples]
+
+    def mels(self, utterances: list[Utterance]) -> list[torch.Tensor]:
+        """Only the mel spectrograms (frames, 80) of whole clips."""
+        return self._mels(utterances, [Noise(utterance.seed) for utterance in utterances])
+
+    def _mels(self, utterances: list[Utterance], noises: list[Noise]) -> list[torch.Tensor]:
+        voices = [self.voice(utterance.reference) for utterance in utterances]
+        pairs = [to_pairs(utterance.codes).to(self.device) for utterance in utterances]
+        lengths = [FRAMES_PER_PAIR * (len(p) + len(v.pairs)) for p, v in zip(pairs, voices, strict=True)]
+        bands = self.flow.sizes.mel
+        starts = [noise.flow(length, bands) for noise, length in zip(noises, lengths, strict=True)]
+        return self.clips.mels(pairs, voices, starts)
 
     def stream(self, reference: Reference, seed: int) -> Stream:
         """A stream that has seen nothing yet."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from deployments.vocoder.batches import batch_rows, chunk_frames, split
+from deployments.vocoder.batches import batch_rows, chunk_frames, padded, split
 from deployments.vocoder.graphs import Graphs
 from deployments.vocoder.hift import Hift
 from deployments.vocoder.noise import Noise
@@ -79,7 +79,7 @@ class Renderer:
     def _render(self, passages: list[Passage]) -> list[_Rendered]:
         lengths = [len(_joined(passage)) for passage in passages]
         results: dict[int, _Rendered] = {}
-        for group in split(lengths, self._budget):
+        for group in split(lengths, padded, self._budget):
             rendered = self._batch([passages[index] for index in group], [lengths[index] for index in group])
             results |= dict(zip(group, rendered, strict=True))
         return [results[index] for index in range(len(passages))]

@@ -6,7 +6,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deployments.vocoder.batches import Budget, batch_rows, chunk_frames, clip_frames, remembered_frames, split
+from deployments.vocoder.batches import (
+    Budget,
+    batch_rows,
+    chunk_frames,
+    clip_frames,
+    padded,
+    remembered,
+    remembered_frames,
+    split,
+)
 from deployments.vocoder.chunks import Chunk
 from deployments.vocoder.dit import Rows
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow
@@ -53,7 +62,7 @@ class Streamer:
             _Turn(stream, torch.cat([stream.voice.pairs, self._pairs(first)]), False, stream.voice.mel)
             for stream, first in zip(streams, codes, strict=True)
         ]
-        for group in split([stream.prompt for stream in streams], self._budget.solve // 2):
+        for group in split([stream.prompt for stream in streams], padded, self._budget.solve // 2):
             self._batch([turns[index] for index in group])
 
     def advance(self, streams: list[Stream], chunks: list[Chunk]) -> list[np.ndarray]:
@@ -71,7 +80,7 @@ class Streamer:
             _Turn(stream, self._pairs(chunk.codes), chunk.last) for stream, chunk in zip(streams, chunks, strict=True)
         ]
         results: dict[int, torch.Tensor] = {}
-        for group in split([stream.frames for stream in streams], self._budget.remember):
+        for group in split([stream.frames for stream in streams], remembered, self._budget.remember):
             results |= dict(zip(group, self._batch([turns[index] for index in group]), strict=True))
         return [results[index] for index in range(len(turns))]
 
@@ -122,13 +131,13 @@ class Streamer:
         """What the estimator follows: (2 * n, bands) each. The streams remember their tokens."""
         device = turns[0].pairs.device
         longest = max(tokens)
-        padded = stack([turn.pairs for turn in turns], longest + self._lookahead)
+        pairs = stack([turn.pairs for turn in turns], longest + self._lookahead)
         known = lengths = None
         if any(turn.last for turn in turns) or min(tokens) < longest:
             known = torch.tensor([len(turn.pairs) for turn in turns], device=device)
         if min(tokens) < longest:
             lengths = torch.tensor(tokens, device=device)
-        mu, added = self._flow.encode(padded, known, lengths, gather_tokens([turn.stream for turn in turns]))
+        mu, added = self._flow.encode(pairs, known, lengths, gather_tokens([turn.stream for turn in turns]))
         for row, (turn, count) in enumerate(zip(turns, tokens, strict=True)):
             turn.stream.remember_tokens(added, row, count, self._limit)
         return [part[: FRAMES_PER_PAIR * count] for part, count in zip(mu, tokens, strict=True)]
