@@ -66,11 +66,11 @@ def load(layout: Layout, device: torch.device, settings: Settings | None = None)
 class Synthesizer:
     """Flow and HiFT on their device. Not safe to be used by two threads at a time."""
 
-    def __init__(self, flow: Flow, hift: Hift, settings: Settings) -> None:
+    def __init__(self, flow: Flow, hift: Hift, settings: Settings, graphs: Graphs | None = None) -> None:
         self.flow, self.hift, self.settings = flow, hift, settings
         self.device = flow.encoder_proj.weight.device
         remembered = Stream.size(settings.budget.remember, flow.sizes.dit, settings.dtype)
-        self.graphs = Graphs(self.device, remembered // STEPS, wanted=settings.graphs)
+        self.graphs = graphs or Graphs(self.device, remembered // STEPS, wanted=settings.graphs)
         self.solver = Solver(flow, settings.dtype, self.graphs)
         self.renderer = Renderer(hift, self.graphs, settings.budget.render)
         self.clips = Clips(flow, self.solver, settings.budget)
