@@ -6,28 +6,32 @@ values of what came before it.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from deployments.vocoder.rows import tails, valid
 from deployments.vocoder.sizes import ConformerSizes
 
 _LAYER_EPS = 1e-12
 
 
-@dataclass
+@dataclass(frozen=True)
 class ConformerMemory:
-    """What a stream's next chunk needs of the earlier ones.
+    """What a stream's next chunk needs of the earlier ones; also what a chunk adds to it.
 
-    lookahead: (batch, 2, hidden) inputs of the second look-ahead convolution. upsample: (batch, 4, hidden) inputs
-    of the upsampling convolution. layers: keys and values (batch, heads, positions, head_dim), layer by layer.
+    lookahead: (batch, 2, hidden), the last inputs of the second look-ahead convolution. upsample: (batch, 4, hidden),
+    of the upsampling convolution. tokens: (blocks, 2, batch, heads, n, head_dim), keys and values at 25 Hz; frames:
+    the same at 50 Hz. lengths: (batch,) tokens of each row when they differ; rows then end together, padded in front.
     """
 
-    lookahead: torch.Tensor | None = None
-    upsample: torch.Tensor | None = None
-    layers: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    lookahead: torch.Tensor
+    upsample: torch.Tensor
+    tokens: torch.Tensor
+    frames: torch.Tensor
+    lengths: torch.Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -50,15 +54,14 @@ class Attention(nn.Module):
         x: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor | None,
-        past: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """x (batch, t, hidden), positions (seen + 2 * t - 1, hidden), mask (batch, 1, 1, seen + t)
-        -> (batch, t, hidden), and keys and values of all seen + t positions"""
+        past: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (batch, t, hidden), positions (seen + 2 * t - 1, hidden), mask (batch, 1, 1, seen + t),
+        past (2, batch, heads, seen, head_dim) -> (batch, t, hidden), and new keys and values (2, batch, ...)"""
         batch, length, _ = x.shape
         query = self._split(self.linear_q(x))
-        key, value = self._split(self.linear_k(x)), self._split(self.linear_v(x))
-        if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        new = torch.stack([self._split(self.linear_k(x)), self._split(self.linear_v(x))])
+        key, value = new if past is None else torch.cat([past, new], dim=3)
         distance = self._split(self.linear_pos(positions)[None])
         scale = 1 / math.sqrt(query.shape[-1])
         by_distance = (query + self.pos_bias_v[:, None]) @ distance.transpose(2, 3)
@@ -66,7 +69,7 @@ class Attention(nn.Module):
         if mask is not None:
             bias = bias.masked_fill(~mask, float("-inf"))
         mixed = F.scaled_dot_product_attention(query + self.pos_bias_u[:, None], key, value, bias, scale=scale)
-        return self.linear_out(mixed.transpose(1, 2).reshape(batch, length, -1)), (key, value)
+        return self.linear_out(mixed.transpose(1, 2).reshape(batch, length, -1)), new
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, t, hidden) -> (batch, heads, t, head_dim)"""
@@ -101,8 +104,8 @@ class Layer(nn.Module):
         x: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor | None,
-        past: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        past: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """As Attention."""
         mixed, present = self.self_attn(self.norm_mha(x), positions, mask, past)
         x = x + mixed
@@ -132,13 +135,13 @@ class Lookahead(nn.Module):
         self.conv2 = nn.Conv1d(sizes.hidden, sizes.hidden, 3)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, past: torch.Tensor | None
+        self, x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x (batch, t + lookahead, hidden) -> (batch, t, hidden), and the second convolution's last inputs"""
         ahead = F.leaky_relu(self.conv1(x.transpose(1, 2))).transpose(1, 2)
         ahead = F.pad(ahead, (0, 0, 2, 0)) if past is None else torch.cat([past, ahead], dim=1)
         mixed = self.conv2(ahead.transpose(1, 2)).transpose(1, 2)
-        return mixed + x[:, : -self.length], ahead[:, -2:]
+        return mixed + x[:, : -self.length], tails(ahead, 2, lengths)
 
 
 class Upsample(nn.Module):
@@ -149,12 +152,14 @@ class Upsample(nn.Module):
         self.stride = sizes.upsample
         self.conv = nn.Conv1d(sizes.hidden, sizes.hidden, 2 * sizes.upsample + 1)
 
-    def forward(self, x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, t, hidden) -> (batch, 2 * t, hidden), and the convolution's last inputs"""
-        x = x.repeat_interleave(self.stride, dim=1)
+        x = x[:, :, None].expand(-1, -1, self.stride, -1).flatten(1, 2)
         context = 2 * self.stride
         x = F.pad(x, (0, 0, context, 0)) if past is None else torch.cat([past, x], dim=1)
-        return self.conv(x.transpose(1, 2)).transpose(1, 2), x[:, -context:]
+        return self.conv(x.transpose(1, 2)).transpose(1, 2), tails(x, context, lengths)
 
 
 class Conformer(nn.Module):
@@ -174,46 +179,63 @@ class Conformer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
+        known: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
         past: ConformerMemory | None = None,
-        last: bool = True,
     ) -> tuple[torch.Tensor, ConformerMemory]:
-        """Encode clips, or the next chunk of streams.
+        """Encode clips, or the next chunks of streams.
 
-        x (batch, t, input): token embeddings. When ``last``, zeros stand for the tokens after the end; otherwise
-        the last ``lookahead`` tokens only inform the others and t is that much shorter. lengths (batch,): valid
-        tokens of each row when they differ. -> (batch, 2 * t, hidden)
+        x (batch, t + lookahead, input): token embeddings; the last ``lookahead`` only inform those before them.
+        known (batch,): how many of a row's tokens exist, where some do not: after a clip's end there are none to look
+        ahead to. lengths (batch,): valid outputs of each row where they differ, in tokens.
+        -> (batch, 2 * t, hidden), and what this adds to the memory; rows padded behind
         """
-        past = past or ConformerMemory()
         x = self.embed(x)
-        if lengths is not None:
-            x = x * valid(lengths, x.shape[1])[:, :, None]
-        if last:
-            x = F.pad(x, (0, 0, 0, self.sizes.lookahead))
-        x, lookahead = self.pre_lookahead_layer(x, None, past.lookahead)
-        blocks = self.sizes.blocks
-        x, layers = self._layers(self.encoders, x, lengths, past.layers[:blocks])
-        x, upsample = self.up_layer(x, past.upsample)
+        if known is not None:
+            x = x * valid(known, x.shape[1])[:, :, None]
+        x, lookahead = self.pre_lookahead_layer(x, lengths, None if past is None else past.lookahead)
+        seen = None if past is None else past.lengths
+        x, tokens = self._layers(self.encoders, x, lengths, None if past is None else past.tokens, seen)
+        rate = self.sizes.upsample
+        lengths, seen = (None if count is None else count * rate for count in (lengths, seen))
+        x, upsample = self.up_layer(x, lengths, None if past is None else past.upsample)
         x = self.up_embed(x)
-        lengths = None if lengths is None else lengths * self.sizes.upsample
-        x, up_layers = self._layers(self.up_encoders, x, lengths, past.layers[blocks:])
-        return self.after_norm(x), ConformerMemory(lookahead, upsample, layers + up_layers)
+        x, frames = self._layers(self.up_encoders, x, lengths, None if past is None else past.frames, seen)
+        return self.after_norm(x), ConformerMemory(lookahead, upsample, tokens, frames)
 
     def _layers(
         self,
         layers: nn.ModuleList,
         x: torch.Tensor,
         lengths: torch.Tensor | None,
-        past: list[tuple[torch.Tensor, torch.Tensor]],
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        seen = past[0][0].shape[2] if past else 0
-        positions = relative_positions(seen, x.shape[1], x.shape[2], x.device).to(x.dtype)
-        mask = None if lengths is None else valid(lengths, x.shape[1])[:, None, None]
-        present = []
+        past: torch.Tensor | None,
+        seen: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        length, before = x.shape[1], 0 if past is None else past.shape[4]
+        positions = relative_positions(before, length, x.shape[2], x.device).to(x.dtype)
+        mask = _mask(len(x), length, before, lengths, seen, x.device)
+        new = []
         for index, layer in enumerate(layers):
-            x, kept = layer(x, positions, mask, past[index] if past else None)
-            present.append(kept)
-        return x, present
+            x, kept = layer(x, positions, mask, None if past is None else past[index])
+            new.append(kept)
+        return x, torch.stack(new)
+
+
+def _mask(
+    batch: int,
+    length: int,
+    before: int,
+    lengths: torch.Tensor | None,
+    seen: torch.Tensor | None,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Keys that exist: (batch, 1, 1, before + length); None where all do."""
+    if lengths is None and seen is None:
+        return None
+    everywhere = torch.ones(batch, before + length, dtype=torch.bool, device=device)
+    old = everywhere[:, :before] if seen is None else valid(seen, before).flip(1)
+    new = everywhere[:, before:] if lengths is None else valid(lengths, length)
+    return torch.cat([old, new], dim=1)[:, None, None]
 
 
 def relative_positions(seen: int, length: int, width: int, device: torch.device) -> torch.Tensor:
@@ -222,11 +244,6 @@ def relative_positions(seen: int, length: int, width: int, device: torch.device)
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000) / width))
     angles = distance[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-
-
-def valid(lengths: torch.Tensor, longest: int) -> torch.Tensor:
-    """lengths (batch,) -> (batch, longest), True before each row's end"""
-    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 def _relative_shift(scores: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from deployments.vocoder.rows import tails
 from deployments.vocoder.sizes import DiTSizes
 
 KERNEL = 3
@@ -27,15 +28,26 @@ _SCALES_IN_BLOCK = (1, 4, 7)
 
 @dataclass(frozen=True)
 class Memory:
-    """What the blocks remember of earlier frames, at one Euler step.
+    """What the blocks remember of earlier frames at one Euler step; also what new frames add to it.
 
-    keys, values: (depth, batch, heads, frames, head_dim), in any order of frames, as attention knows no positions.
-    convolution: (depth, 2, batch, 2, hidden), the last two inputs of each block's two convolutions.
+    attention: (depth, 2, rows, heads, frames, head_dim), keys and values, in any order of frames, as attention knows
+    no positions here. convolution: (depth, 2, rows, 2, hidden), the last two inputs of a block's two convolutions.
     """
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    attention: torch.Tensor
     convolution: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which frames of a padded batch exist; without it all do.
+
+    mask: (rows, 1, 1, remembered + frames), added to attention scores: 0, or -inf where there is nothing.
+    lengths: (rows,) new frames of each row.
+    """
+
+    mask: torch.Tensor
+    lengths: torch.Tensor
 
 
 class TimeEmbedding(nn.Module):
@@ -75,9 +87,10 @@ class Attention(nn.Module):
         del self.to_q, self.to_k, self.to_v
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, past: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (batch, frames, hidden) -> the same, and new keys and values (batch, heads, frames, head_dim)"""
+        self, x: torch.Tensor, mask: torch.Tensor | None, past: torch.Tensor | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """x (rows, frames, hidden), past (2, rows, heads, remembered, head_dim)
+        -> x, and keys and values of the new frames (rows, heads, frames, head_dim)"""
         batch, frames, _ = x.shape
         projected = self.to_qkv(x).view(batch, frames, 3, self.heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, frames, head_dim)
@@ -86,7 +99,7 @@ class Attention(nn.Module):
         if past is not None:
             keys, values = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, frames, -1)), key, value
+        return self.proj(mixed.transpose(1, 2).reshape(batch, frames, -1)), (key, value)
 
 
 class CausalConvolutions(nn.Module):
@@ -103,12 +116,14 @@ class CausalConvolutions(nn.Module):
         self.norm = self.block["3"]
         del self.block
 
-    def forward(self, x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (batch, frames, hidden), past (2, batch, 2, hidden) -> the same, and both convolutions' last inputs"""
-        neighbours, first = _neighbours(x, None if past is None else past[0])
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """x (rows, frames, hidden), past (2, rows, 2, hidden) -> x, and both convolutions' last inputs"""
+        neighbours, first = _neighbours(x, lengths, None if past is None else past[0])
         x = F.mish(self.norm(self.first(neighbours)))
-        neighbours, second = _neighbours(x, None if past is None else past[1])
-        return self.second(neighbours), first, second
+        neighbours, second = _neighbours(x, lengths, None if past is None else past[1])
+        return self.second(neighbours), (first, second)
 
 
 class Mlp(nn.Module):
@@ -135,19 +150,18 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(sizes.hidden, PER_BLOCK * sizes.hidden))
 
     def forward(
-        self, x: torch.Tensor, modulation: torch.Tensor, mask: torch.Tensor | None, past: Memory | None, index: int
+        self, x: torch.Tensor, modulation: torch.Tensor, rows: Rows | None, past: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """x (batch, frames, hidden), modulation (9, hidden) -> the same, and what is to be remembered of it"""
+        """x (rows, frames, hidden), modulation (9, hidden) -> the same, and what is to be remembered of it"""
+        mask, lengths = (rows.mask, rows.lengths) if rows else (None, None)
+        before, inputs = past or (None, None)
         attention, mlp, convolution = modulation.view(3, 3, -1)  # each: shift, 1 + scale, gate
-        cached = (past.keys[index], past.values[index]) if past is not None else None
-        mixed, key, value = self.attn(_norm(x, attention), mask, cached)
+        mixed, attended = self.attn(_norm(x, attention), mask, before)
         x = torch.addcmul(x, attention[2], mixed)
-        convolved, first, second = self.conv(
-            _norm(x, convolution), past.convolution[index] if past is not None else None
-        )
+        convolved, ends = self.conv(_norm(x, convolution), lengths, inputs)
         x = torch.addcmul(x, convolution[2], convolved)
         x = torch.addcmul(x, mlp[2], self.mlp(_norm(x, mlp)))
-        return x, (key, value, first, second)
+        return x, (*attended, *ends)
 
 
 class FinalLayer(nn.Module):
@@ -209,25 +223,33 @@ class DiT(nn.Module):
         x: torch.Tensor,
         condition: torch.Tensor,
         modulation: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        rows: Rows | None = None,
         past: Memory | None = None,
-    ) -> tuple[torch.Tensor, Memory]:
-        """The velocity at x with and without conditions, and what is to be remembered of the new frames.
+        remember: bool = False,
+    ) -> tuple[torch.Tensor, Memory | None]:
+        """The velocity at x with and without conditions, and what is to be remembered of the new frames if asked.
 
-        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden);
-        mask (2 * batch, 1, 1, remembered + frames), True where a frame may be attended to.
+        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden).
         """
-        bands = self.sizes.output
-        hidden = F.linear(x, self.in_proj.weight[:, :bands]).repeat(2, 1, 1) + condition
+        hidden = F.linear(x.to(condition.dtype), self.in_proj.weight[:, : self.sizes.output])
+        hidden = hidden.repeat(2, 1, 1) + condition
         kept = []
         for index, block in enumerate(self.blocks):
-            rows = modulation[index * PER_BLOCK : (index + 1) * PER_BLOCK]
-            hidden, remembered = block(hidden, rows, mask, past, index)
-            kept.append(remembered)
-        keys, values, first, second = zip(*kept, strict=True)
-        velocity = self.final_layer(hidden, modulation[-PER_END:])
-        convolution = torch.stack([torch.stack(first), torch.stack(second)], dim=1)
-        return velocity, Memory(torch.stack(keys), torch.stack(values), convolution)
+            table = modulation[index * PER_BLOCK : (index + 1) * PER_BLOCK]
+            remembered = (past.attention[index], past.convolution[index]) if past else ()
+            hidden, new = block(hidden, table, rows, remembered)
+            if remember:
+                kept.append(new)
+        return self.final_layer(hidden, modulation[-PER_END:]), _memory(kept) if remember else None
+
+
+def _memory(kept: list[tuple[torch.Tensor, ...]]) -> Memory:
+    """Keys, values and two convolutions' inputs of every block, stacked."""
+    attention, convolution = (
+        torch.stack([part for block in kept for part in block[first : first + 2]]).unflatten(0, (-1, 2))
+        for first in (0, 2)
+    )
+    return Memory(attention, convolution)
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
@@ -242,11 +264,14 @@ def _over_neighbours(convolution: nn.Module) -> nn.Linear:
     return _linear(convolution.weight.permute(0, 2, 1).flatten(1).contiguous(), convolution.bias)
 
 
-def _neighbours(x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each frame behind its two predecessors: (batch, t, hidden) -> (batch, t, 3 * hidden), and the last two frames"""
+def _neighbours(
+    x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each frame behind its two predecessors: (rows, t, hidden) -> (rows, t, 3 * hidden), and each row's last two"""
     frames = x.shape[1]
     x = F.pad(x, (0, 0, CONTEXT, 0)) if past is None else torch.cat([past, x], dim=1)
-    return torch.cat([x[:, shift : shift + frames] for shift in range(KERNEL)], dim=2), x[:, -CONTEXT:]
+    side_by_side = torch.cat([x[:, shift : shift + frames] for shift in range(KERNEL)], dim=2)
+    return side_by_side, tails(x, CONTEXT, lengths)
 
 
 def _norm(x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Token pairs to a mel spectrogram by flow matching (CausalMaskedDiffWithXvec).
 
-An Euler solver carries noise to mel in ten steps under classifier-free guidance, given the encoded tokens, the
-speaker, and the reference's own mel in front of the frames to be made.
+Here are the parts that run once per clip or chunk: embedding, encoder, speaker, and the reference's mel resized to its
+tokens. The estimator is in dit.py, the Euler solver that runs it in solver.py.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deployments.vocoder.conformer import Conformer
+from deployments.vocoder.conformer import Conformer, ConformerMemory
 from deployments.vocoder.dit import DiT
+from deployments.vocoder.rows import stack
 from deployments.vocoder.sizes import FlowSizes
 
-STEPS = 10
 FRAMES_PER_PAIR = 2
 
 
@@ -51,9 +51,7 @@ class Decoder(nn.Module):
 
 
 class Flow(nn.Module):
-    """The model under its published names. ``fold`` after loading, before use."""
-
-    modulation: torch.Tensor
+    """The model under its published names. The solver runs the estimator."""
 
     def __init__(self, sizes: FlowSizes) -> None:
         super().__init__()
@@ -64,42 +62,31 @@ class Flow(nn.Module):
         self.encoder_proj = nn.Linear(sizes.conformer.hidden, sizes.mel)
         self.decoder = Decoder(sizes)
 
-    def fold(self) -> None:
-        """Compute once what is the same for every clip."""
-        times = euler_times().to(self.encoder_proj.weight.device)
-        self.register_buffer("modulation", self.decoder.estimator.fold(times[:-1]), persistent=False)
-        self.intervals = times.diff().tolist()
+    def encode(
+        self,
+        pairs: torch.Tensor,
+        known: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+        past: ConformerMemory | None = None,
+    ) -> tuple[torch.Tensor, ConformerMemory]:
+        """What the estimator follows, for clips or for chunks of streams; arguments as Conformer's.
 
-    def forward(self, pairs: torch.Tensor, voice: Voice, noise: torch.Tensor) -> torch.Tensor:
-        """Mel of a whole clip.
-
-        pairs (n, 2); noise (2 * (prompt + n), bands) -> (2 * n, bands)
+        pairs (batch, t + lookahead, 2) -> (batch, 2 * t, bands), and what this adds to the memory
         """
-        mu, _ = self.encoder(self.input_embedding(torch.cat([voice.pairs, pairs])[None]))
-        mu = self.encoder_proj(mu)
-        prompt = F.pad(voice.mel[None], (0, 0, 0, mu.shape[1] - len(voice.mel)))
-        mel = self.solve(noise[None], mu, self.speaker(voice.speaker[None]), prompt)
-        return mel[0, len(voice.mel) :]
+        hidden, added = self.encoder(self.input_embedding(pairs), known, lengths, past)
+        return self.encoder_proj(hidden), added
+
+    def encode_clips(self, clips: list[torch.Tensor]) -> torch.Tensor:
+        """Whole clips, pairs (n, 2) each -> (batch, 2 * longest, bands), padded behind."""
+        lengths = torch.tensor([len(pairs) for pairs in clips], device=clips[0].device)
+        longest = max(len(pairs) for pairs in clips)
+        padded = stack(clips, longest + self.sizes.conformer.lookahead)
+        uneven = any(len(pairs) < longest for pairs in clips)
+        return self.encode(padded, lengths, lengths if uneven else None)[0]
 
     def speaker(self, embedding: torch.Tensor) -> torch.Tensor:
         """(batch, width) -> (batch, bands)"""
         return self.spk_embed_affine_layer(F.normalize(embedding, dim=1))
-
-    def solve(self, noise: torch.Tensor, mu: torch.Tensor, speaker: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-        """Euler steps from noise to mel; all but speaker (batch, bands) are (batch, frames, bands)."""
-        estimator, guidance = self.decoder.estimator, self.sizes.guidance
-        condition = estimator.condition(mu, speaker, prompt)
-        x = noise
-        for modulation, interval in zip(self.modulation, self.intervals, strict=True):
-            velocity, _ = estimator(x, condition, modulation)
-            given, free = velocity.chunk(2)
-            x = x + interval * ((1 + guidance) * given - guidance * free)
-        return x
-
-
-def euler_times() -> torch.Tensor:
-    """The solver's eleven times from 0 to 1, dense at the start: 1 - cos(pi / 2 * s)."""
-    return 1 - torch.cos(torch.linspace(0, 1, STEPS + 1) * 0.5 * torch.pi)
 
 
 def align_mel(mel: torch.Tensor, frames: int) -> torch.Tensor:

@@ -1,6 +1,10 @@
-"""The vocoder as one object: audio codes and a reference in, samples out. Knows nothing of Ray."""
+"""The vocoder as one object: audio codes and a reference in, samples out. Knows nothing of Ray.
 
-from dataclasses import dataclass
+Whole clips and streams' chunks come in lists and go through the models as padded batches, cut so that a batch's
+working memory stays bounded; a batch gives what its members give alone.
+"""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,45 +12,111 @@ import torch
 from deployments.checkpoint import Layout
 from deployments.errors import InvalidInputError
 from deployments.types import Reference
+from deployments.vocoder.batches import Budget
 from deployments.vocoder.check import CONFIG, FLOW, HIFT
+from deployments.vocoder.chunks import Chunk
+from deployments.vocoder.clips import Clips
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow, Voice, align_mel
+from deployments.vocoder.graphs import Graphs
 from deployments.vocoder.hift import Hift
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.pairs import to_pairs
+from deployments.vocoder.render import Passage, Renderer
 from deployments.vocoder.sizes import read_sizes
+from deployments.vocoder.solver import STEPS, Solver
+from deployments.vocoder.stream import Stream
+from deployments.vocoder.streaming import Streamer
 from deployments.vocoder.weights import build
 from deployments.vocoder.weights import load as load_weights
 
 
-def load(layout: Layout, device: torch.device) -> "Synthesizer":
-    """The published vocoder of a models folder. Raises CheckpointError if it cannot be used."""
-    folder = layout.cosyvoice
-    flow, hift = build(*read_sizes(folder / CONFIG))
-    return Synthesizer(load_weights(flow, folder / FLOW, device), load_weights(hift, folder / HIFT, device), device)
+@dataclass(frozen=True)
+class Utterance:
+    """A whole clip to synthesise: audio codes (n,), 0..5119, in groups of five."""
+
+    codes: np.ndarray
+    reference: Reference
+    seed: int
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How the models are run.
+
+    dtype: of the estimator's weights and activations; all else is float32. budget: sizes of batches.
+    conformer_tokens: how many of its past tokens (25 a second, the prompt's included) a stream's conformer attends
+    to; None, as published, for all of them. graphs: whether to use CUDA graphs where there is a GPU.
+    """
+
+    dtype: torch.dtype = torch.float32
+    graphs: bool = True
+    budget: Budget = field(default_factory=Budget)
+    conformer_tokens: int | None = None
+
+
+def load(layout: Layout, device: torch.device, settings: Settings | None = None) -> "Synthesizer":
+    """The published vocoder of a models folder. Raises CheckpointError if it cannot be used."""
+    folder = layout.cosyvoice
+    flow, hift = build(*read_sizes(folder / CONFIG))
+    load_weights(flow, folder / FLOW, device)
+    load_weights(hift, folder / HIFT, device)
+    return Synthesizer(flow, hift, settings or Settings())
+
+
 class Synthesizer:
-    """Flow and HiFT on a device."""
+    """Flow and HiFT on their device. Not safe to be used by two threads at a time."""
 
-    flow: Flow
-    hift: Hift
-    device: torch.device
+    def __init__(self, flow: Flow, hift: Hift, settings: Settings, graphs: Graphs | None = None) -> None:
+        self.flow, self.hift, self.settings = flow, hift, settings
+        self.device = flow.encoder_proj.weight.device
+        remembered = Stream.size(settings.budget.remember, flow.sizes.dit, settings.dtype)
+        self.graphs = graphs or Graphs(self.device, remembered // STEPS, wanted=settings.graphs)
+        self.solver = Solver(flow, settings.dtype, self.graphs)
+        self.renderer = Renderer(hift, self.graphs, settings.budget.render)
+        self.clips = Clips(flow, self.solver, settings.budget)
+        self.streamer = Streamer(flow, self.solver, self.renderer, settings.budget, settings.conformer_tokens)
 
-    @torch.inference_mode()
     def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> np.ndarray:
-        """A whole clip: codes (n,) in groups of five -> float32 samples (2880 * ceil(n / 5),) at 24 kHz.
+        """One whole clip: codes (n,) -> float32 samples (2880 * ceil(n / 5),) at 24 kHz.
 
         The same codes, reference and seed give the same samples, bit for bit. Raises InvalidInputError for codes
         that cannot be synthesised.
         """
-        noise = Noise(seed)
-        pairs, voice = to_pairs(codes).to(self.device), self.voice(reference)
-        frames = FRAMES_PER_PAIR * (len(voice.pairs) + len(pairs))
-        mel = self.flow(pairs, voice, noise.flow(frames, self.flow.sizes.mel).to(self.device))
-        mel = mel.T[None]  # (1, bands, frames)
-        source = self.hift.excite(mel, noise.source(mel.shape[2] * self.hift.sizes.frame)[None].to(self.device))
-        return self.hift(mel, source)[0].cpu().numpy()
+        return self.synthesize_batch([Utterance(codes, reference, seed)])[0]
+
+    @torch.inference_mode()
+    def synthesize_batch(self, utterances: list[Utterance]) -> list[np.ndarray]:
+        """Whole clips of any lengths, each as ``synthesize`` gives it alone, up to rounding."""
+        noises = [Noise(utterance.seed) for utterance in utterances]
+        mels = self._mels(utterances, noises)
+        samples = self.renderer.clips([Passage(mel, noise) for mel, noise in zip(mels, noises, strict=True)])
+        return [part.cpu().numpy() for part in samples]
+
+    def mels(self, utterances: list[Utterance]) -> list[torch.Tensor]:
+        """Only the mel spectrograms (frames, 80) of whole clips."""
+        return self._mels(utterances, [Noise(utterance.seed) for utterance in utterances])
+
+    def _mels(self, utterances: list[Utterance], noises: list[Noise]) -> list[torch.Tensor]:
+        voices = [self.voice(utterance.reference) for utterance in utterances]
+        pairs = [to_pairs(utterance.codes).to(self.device) for utterance in utterances]
+        lengths = [FRAMES_PER_PAIR * (len(p) + len(v.pairs)) for p, v in zip(pairs, voices, strict=True)]
+        bands = self.flow.sizes.mel
+        starts = [noise.flow(length, bands) for noise, length in zip(noises, lengths, strict=True)]
+        return self.clips.mels(pairs, voices, starts)
+
+    def stream(self, reference: Reference, seed: int) -> Stream:
+        """A stream that has seen nothing yet."""
+        return Stream.create(self.voice(reference), seed, self.flow.sizes.dit, self.settings.dtype)
+
+    @torch.inference_mode()
+    def open(self, streams: list[Stream], codes: list[np.ndarray]) -> None:
+        """Streamer.open: let streams remember their prompts."""
+        self.streamer.open(streams, codes)
+
+    @torch.inference_mode()
+    def advance(self, streams: list[Stream], chunks: list[Chunk]) -> list[np.ndarray]:
+        """Streamer.advance: the next samples of each stream."""
+        return self.streamer.advance(streams, chunks)
 
     def voice(self, reference: Reference) -> Voice:
         """A reference on the device, its mel stretched to its codes."""

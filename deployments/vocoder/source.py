@@ -27,7 +27,7 @@ class Source(nn.Module):
         tone = sizes.sine_amplitude * (harmonics(f0, sizes) * weight[:, None]).sum(1)
         quiet, loud = sizes.noise_amplitude, sizes.sine_amplitude / 3
         amplitude = (voiced * quiet + (1 - voiced) * loud) * weight.norm()
-        voiced, amplitude = (x.repeat_interleave(frame, dim=1) for x in (voiced, amplitude))
+        voiced, amplitude = (x[:, :, None].expand(-1, -1, frame).flatten(1) for x in (voiced, amplitude))
         return torch.tanh(tone * voiced + amplitude * noise + self.l_linear.bias)
 
 

@@ -40,7 +40,7 @@ def respell(name: str) -> str:
 
 
 def load(model: Model, path: Path, device: torch.device) -> Model:
-    """Give a model from ``build`` its weights and make it ready to run.
+    """Give a model from ``build`` its weights.
 
     Tensors that the model does not need are left out. Raises CheckpointError naming every tensor that is missing
     or has another shape.
@@ -52,5 +52,4 @@ def load(model: Model, path: Path, device: torch.device) -> Model:
         raise CheckpointError(problems)
     model.load_state_dict({name: found[name].float() for name in expected}, strict=True, assign=True)
     model.requires_grad_(False).to(device)
-    model.fold()
     return model

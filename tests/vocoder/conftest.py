@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 
 from deployments.checkpoint import Layout
 from deployments.types import Reference
-from deployments.vocoder.flow import Flow
 from deployments.vocoder.hift import Hift
-from deployments.vocoder.model import Synthesizer, load
+from deployments.vocoder.model import Settings, Synthesizer, load
 from deployments.vocoder.sizes import read_sizes
 from deployments.vocoder.weights import build
 
@@ -61,24 +60,17 @@ def hift_golden() -> Tensors:
 
 
 @pytest.fixture(scope="session")
-def flow(layout: Layout, flow_golden: Tensors) -> Flow:
-    model, _ = _small(layout)
-    model.load_state_dict(_weights(flow_golden), assign=True)
-    model.requires_grad_(False).fold()
-    return model
+def golden_synthesizer(layout: Layout, flow_golden: Tensors, hift_golden: Tensors) -> Synthesizer:
+    """Flow and HiFT with the weights of their own goldens; their sizes are the small checkpoint's."""
+    flow, hift = build(*read_sizes(layout.cosyvoice / "cosyvoice.yaml"))
+    flow.load_state_dict(_weights(flow_golden), assign=True)
+    hift.load_state_dict(_weights(hift_golden), assign=True)
+    return Synthesizer(flow.requires_grad_(False), hift.requires_grad_(False), Settings())
 
 
 @pytest.fixture(scope="session")
-def hift(layout: Layout, hift_golden: Tensors) -> Hift:
-    _, model = _small(layout)
-    model.load_state_dict(_weights(hift_golden), assign=True)
-    model.requires_grad_(False).fold()
-    return model
-
-
-def _small(layout: Layout) -> tuple[Flow, Hift]:
-    """The golden modules have the sizes of the small checkpoint."""
-    return build(*read_sizes(layout.cosyvoice / "cosyvoice.yaml"))
+def hift(golden_synthesizer: Synthesizer) -> Hift:
+    return golden_synthesizer.hift
 
 
 def _weights(golden: Tensors) -> Tensors:

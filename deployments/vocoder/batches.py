@@ -1,0 +1,77 @@
+"""How work is cut into batches: pure arithmetic."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_FRAME_STEP = 128
+_CHUNK_STEP = 16
+_MEMORY_STEP = 128
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one batch may hold; padded sizes count.
+
+    solve: mel frames through the estimator, prompts included. attend: frames squared, through the conformer, whose
+    positional scores need that much memory. render: mel frames through HiFT, whose last stage is wide in time.
+    remember: remembered frames of the streams in one batch.
+    """
+
+    solve: int = 8192
+    attend: int = 2 << 20
+    render: int = 2048
+    remember: int = 5120
+
+
+def split(lengths: list[int], cost: Callable[[int, int], int], budget: int) -> list[list[int]]:
+    """Indices grouped so that cost(count, longest) stays in the budget; similar lengths together.
+
+    An item that exceeds the budget alone is a group of its own.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if groups and cost(len(groups[-1]) + 1, longest) <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def padded(count: int, frames: int) -> int:
+    """Frames of a batch."""
+    return count * frames
+
+
+def squared(count: int, frames: int) -> int:
+    """Pairs of frames in a batch."""
+    return count * frames**2
+
+
+def remembered(count: int, frames: int) -> int:
+    """Remembered frames of a batch of streams, in the shape that it is padded to."""
+    return batch_rows(count) * remembered_frames(frames)
+
+
+def clip_frames(frames: int) -> int:
+    """A whole clip's frames, padded so that few shapes occur."""
+    return _up(frames, _FRAME_STEP)
+
+
+def chunk_frames(frames: int) -> int:
+    """A chunk's frames, padded so that few shapes occur."""
+    return _up(frames, _CHUNK_STEP if frames <= _FRAME_STEP else _FRAME_STEP)
+
+
+def remembered_frames(frames: int) -> int:
+    """A batch's remembered frames, padded so that few shapes occur."""
+    return _up(frames, _MEMORY_STEP)
+
+
+def batch_rows(rows: int) -> int:
+    """A batch's rows: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step

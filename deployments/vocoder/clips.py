@@ -1,0 +1,51 @@
+"""Mel spectrograms of whole clips, in batches of different lengths."""
+
+import torch
+
+from deployments.vocoder.batches import Budget, clip_frames, padded, split, squared
+from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow, Voice
+from deployments.vocoder.rows import stack
+from deployments.vocoder.solver import Solver
+
+
+class Clips:
+    """Runs flow and solver over whole clips."""
+
+    def __init__(self, flow: Flow, solver: Solver, budget: Budget) -> None:
+        self._flow, self._solver, self._budget = flow, solver, budget
+
+    def mels(self, pairs: list[torch.Tensor], voices: list[Voice], noises: list[torch.Tensor]) -> list[torch.Tensor]:
+        """For pairs (n, 2) in a voice, from noise (2 * (prompt + n), bands): (2 * n, bands) each."""
+        tokens = [torch.cat([voice.pairs, own]) for voice, own in zip(voices, pairs, strict=True)]
+        results: dict[int, torch.Tensor] = {}
+        for group in split([len(part) for part in noises], padded, self._budget.solve):
+            mels = self._batch([tokens[i] for i in group], [voices[i] for i in group], [noises[i] for i in group])
+            results |= dict(zip(group, mels, strict=True))
+        return [results[index] for index in range(len(pairs))]
+
+    def _batch(self, tokens: list[torch.Tensor], voices: list[Voice], noises: list[torch.Tensor]) -> list[torch.Tensor]:
+        lengths = [FRAMES_PER_PAIR * len(part) for part in tokens]
+        graphed = self._solver.graphs.enabled and len(tokens) == 1
+        longest = clip_frames(max(lengths)) if graphed else max(lengths)
+        rows = None
+        if min(lengths) < longest:
+            rows = self._solver.rows(lengths, longest, [0] * len(lengths), 0)
+        mel = self._solver.solve(
+            stack(noises, longest).to(voices[0].mel.device),
+            stack(self._encode(tokens), longest),
+            self._flow.speaker(torch.stack([voice.speaker for voice in voices])),
+            stack([voice.mel for voice in voices], longest),
+            rows,
+            graphed=graphed,
+        )
+        ends = zip(mel, voices, lengths, strict=True)
+        return [part[len(voice.mel) : length] for part, voice, length in ends]
+
+    def _encode(self, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
+        """(n, 2) -> (2 * n, bands) each"""
+        results: dict[int, torch.Tensor] = {}
+        for group in split([FRAMES_PER_PAIR * len(part) for part in tokens], squared, self._budget.attend):
+            encoded = self._flow.encode_clips([tokens[index] for index in group])
+            for index, mu in zip(group, encoded, strict=True):
+                results[index] = mu[: FRAMES_PER_PAIR * len(tokens[index])]
+        return [results[index] for index in range(len(tokens))]

@@ -1,0 +1,125 @@
+"""The Euler solver that carries noise to mel in ten steps, under classifier-free guidance.
+
+Whole clips and chunks of streams differ only in what they remember: a stream's earlier frames are read before and
+written after each step.
+"""
+
+from typing import Protocol
+
+import torch
+
+from deployments.vocoder.dit import Memory, Rows
+from deployments.vocoder.flow import Flow
+from deployments.vocoder.graphs import Function, Graphs
+
+STEPS = 10
+
+
+class Recall(Protocol):
+    """Memory of earlier frames, step by step."""
+
+    def read(self, step: int) -> Memory | None: ...
+
+    def write(self, step: int, added: Memory) -> None: ...
+
+
+class Solver:
+    """Runs a flow's estimator.
+
+    Folds the estimator, which therefore serves one solver only. Its weights and activations take ``dtype``; what the
+    steps add up to stays in float32.
+    """
+
+    def __init__(self, flow: Flow, dtype: torch.dtype, graphs: Graphs) -> None:
+        self.graphs = graphs
+        self.dtype = dtype
+        self._guidance = flow.sizes.guidance
+        self._estimator = flow.decoder.estimator
+        times = euler_times().to(flow.encoder_proj.weight.device)
+        self._intervals = times.diff()
+        self._modulation = self._estimator.fold(times[:-1]).to(dtype)
+        self._estimator.to(dtype)
+
+    def solve(
+        self,
+        noise: torch.Tensor,
+        mu: torch.Tensor,
+        speaker: torch.Tensor,
+        prompt: torch.Tensor,
+        rows: Rows | None = None,
+        recall: Recall | None = None,
+        graphed: bool = False,
+    ) -> torch.Tensor:
+        """Mel (batch, frames, bands) from noise, mu and prompt of the same shape and speaker (batch, bands).
+
+        ``graphed`` runs each step as a CUDA graph, for shapes that come again.
+        """
+        mu, speaker, prompt = (x.to(self.dtype) for x in (mu, speaker, prompt))
+        condition = self._estimator.condition(mu, speaker, prompt)
+        mask, lengths = (rows.mask, rows.lengths) if rows else (None, None)
+        run = self.graphs.run if graphed else _plainly
+        x = noise
+        for step in range(STEPS):
+            place = (x, condition, self._modulation[step], self._intervals[step], mask, lengths)
+            if recall is None:
+                (x,) = run(self._step, *place)
+                continue
+            past = recall.read(step)
+            remembered = (past.attention, past.convolution) if past else (None, None)
+            x, attention, convolution = run(self._step_of_stream, *place, *remembered)
+            recall.write(step, Memory(attention, convolution))
+        return x.clone() if graphed else x
+
+    def rows(self, lengths: list[int], frames: int, seen: list[int], before: int) -> Rows:
+        """Which frames exist in a batch padded to ``before`` remembered and ``frames`` new ones."""
+        device = self._intervals.device
+        old, new = (torch.tensor(counts, device=device).repeat(2)[:, None] for counts in (seen, lengths))
+        position = torch.arange(before + frames, device=device)
+        exists = torch.where(position < before, position < old, position - before < new)
+        mask = torch.zeros(exists.shape, dtype=self.dtype, device=device).masked_fill(~exists, float("-inf"))
+        return Rows(mask[:, None, None], new[:, 0])
+
+    def _step(
+        self,
+        x: torch.Tensor,
+        condition: torch.Tensor,
+        modulation: torch.Tensor,
+        interval: torch.Tensor,
+        mask: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, ...]:
+        velocity, _ = self._estimator(x, condition, modulation, _rows(mask, lengths))
+        return (self._moved(x, velocity, interval),)
+
+    def _step_of_stream(
+        self,
+        x: torch.Tensor,
+        condition: torch.Tensor,
+        modulation: torch.Tensor,
+        interval: torch.Tensor,
+        mask: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        attention: torch.Tensor | None,
+        convolution: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, ...]:
+        past = Memory(attention, convolution) if attention is not None and convolution is not None else None
+        velocity, added = self._estimator(x, condition, modulation, _rows(mask, lengths), past, remember=True)
+        assert added is not None
+        return self._moved(x, velocity, interval), added.attention, added.convolution
+
+    def _moved(self, x: torch.Tensor, velocity: torch.Tensor, interval: torch.Tensor) -> torch.Tensor:
+        given, free = velocity.float().chunk(2)
+        return x + interval * ((1 + self._guidance) * given - self._guidance * free)
+
+
+def euler_times() -> torch.Tensor:
+    """The solver's eleven times from 0 to 1, dense at the start: 1 - cos(pi / 2 * s)."""
+    return 1 - torch.cos(torch.linspace(0, 1, STEPS + 1) * 0.5 * torch.pi)
+
+
+def _plainly(function: Function, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    return function(*inputs)
+
+
+def _rows(mask: torch.Tensor | None, lengths: torch.Tensor | None) -> Rows | None:
+    return Rows(mask, lengths) if mask is not None and lengths is not None else None

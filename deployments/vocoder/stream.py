@@ -1,0 +1,186 @@
+"""The state of one streamed synthesis: everything a chunk needs of what came before it.
+
+A stream remembers, at each Euler step, the keys and values of all prompt frames and of the newest 96 frames made
+since; the conformer's keys and values; and HiFT's last eight frames with their source and samples. Nothing of it is
+shared, so dropping the object frees the stream.
+"""
+
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+
+import torch
+
+from deployments.vocoder.conformer import ConformerMemory
+from deployments.vocoder.dit import CONTEXT, Memory
+from deployments.vocoder.flow import FRAMES_PER_PAIR, Voice
+from deployments.vocoder.graphs import Graphs
+from deployments.vocoder.noise import Noise
+from deployments.vocoder.render import Ending
+from deployments.vocoder.sizes import DiTSizes
+from deployments.vocoder.solver import STEPS
+
+WINDOW = 96
+_BOTH = 2  # with conditions and without
+
+
+@dataclass
+class Stream:
+    """One stream. ``frames`` counts what the estimator remembers, 0 before the stream is opened.
+
+    attention: (steps, depth, 2, 2, heads, prompt + 96, head_dim): keys and values, with conditions and without.
+    convolution: (steps, depth, 2, 2, 2, hidden).
+    """
+
+    voice: Voice
+    noise: Noise
+    attention: torch.Tensor
+    convolution: torch.Tensor
+    frames: int = 0
+    conformer: ConformerMemory | None = None
+    ending: Ending | None = None
+    _drawn: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @classmethod
+    def create(cls, voice: Voice, seed: int, sizes: DiTSizes, dtype: torch.dtype) -> "Stream":
+        """A stream that has seen nothing yet."""
+        leading = (STEPS, sizes.depth, 2, _BOTH)
+        attention = (*leading, sizes.heads, len(voice.mel) + WINDOW, sizes.head_dim)
+        convolution = (*leading, CONTEXT, sizes.hidden)
+        device = voice.mel.device
+        return cls(
+            voice,
+            Noise(seed),
+            torch.empty(attention, dtype=dtype, device=device),
+            torch.zeros(convolution, dtype=dtype, device=device),
+        )
+
+    @staticmethod
+    def size(prompt_frames: int, sizes: DiTSizes, dtype: torch.dtype) -> int:
+        """Bytes that a stream's estimator memory takes; the rest is small."""
+        frame = STEPS * sizes.depth * 2 * _BOTH * sizes.heads * sizes.head_dim * dtype.itemsize
+        return frame * (prompt_frames + WINDOW)
+
+    @property
+    def prompt(self) -> int:
+        """Frames of the reference's mel."""
+        return len(self.voice.mel)
+
+    def noise_for(self, frames: int) -> torch.Tensor:
+        """Where the solver starts for the next frames, (frames, bands) on the CPU.
+
+        As published, it is read from where the estimator's memory ends: once that is full, every chunk starts from
+        the same noise.
+        """
+        missing = self.frames + frames - len(self._drawn)
+        if missing > 0:
+            drawn = self.noise.flow(missing, self.voice.mel.shape[1])
+            self._drawn = torch.cat([self._drawn, drawn]) if len(self._drawn) else drawn
+        return self._drawn[self.frames : self.frames + frames]
+
+    def remember_tokens(self, added: ConformerMemory, row: int, tokens: int, limit: int | None) -> None:
+        """Append a row of a batch to the conformer's memory; keep the newest ``limit`` tokens if there is one."""
+        own = ConformerMemory(
+            added.lookahead[row : row + 1],
+            added.upsample[row : row + 1],
+            added.tokens[:, :, row : row + 1, :, :tokens],
+            added.frames[:, :, row : row + 1, :, : FRAMES_PER_PAIR * tokens],
+        )
+        old = self.conformer
+        if old is not None:
+            joined = torch.cat([old.tokens, own.tokens], dim=4), torch.cat([old.frames, own.frames], dim=4)
+            own = changed(own, tokens=joined[0], frames=joined[1])
+        if limit is not None:
+            own = changed(
+                own, tokens=own.tokens[..., -limit:, :], frames=own.frames[..., -FRAMES_PER_PAIR * limit :, :]
+            )
+        self.conformer = changed(own, lookahead=own.lookahead.clone(), upsample=own.upsample.clone())
+
+    def remember_frames(self, step: int, added: torch.Tensor) -> None:
+        """Store a step's new keys and values, (depth, 2, 2, heads, frames, head_dim).
+
+        They go in front of the window's older ones and push out what lies beyond its 96 frames: of an older chunk
+        the first frames are kept, as published.
+        """
+        own, prompt, frames = self.attention[step], self.prompt, added.shape[4]
+        if self.frames == 0:
+            own[..., :prompt, :] = added
+            return
+        added = added[..., -WINDOW:, :]
+        frames = added.shape[4]
+        kept = min(self.frames - prompt, WINDOW - frames)
+        if kept > 0:
+            own[..., prompt + frames : prompt + frames + kept, :] = own[..., prompt : prompt + kept, :].clone()
+        own[..., prompt : prompt + frames, :] = added
+
+    def advance(self, frames: int) -> None:
+        """Count new frames, after all steps stored them."""
+        self.frames = min(self.frames + frames, self.prompt + WINDOW) if self.frames else frames
+
+
+class StreamRecall:
+    """The memories of several streams as one batch; a Recall of the solver.
+
+    Rows are padded to ``before`` remembered frames, and the batch to ``rows``. A single stream that needs no padding
+    is read in place.
+    """
+
+    def __init__(self, streams: list[Stream], frames: list[int], rows: int, before: int, graphs: Graphs) -> None:
+        self._streams, self._frames, self._rows = streams, frames, rows
+        self._in_place = rows == 1 and before == streams[0].frames
+        first = streams[0].attention[0]
+        depth, heads, width = first.shape[0], first.shape[3], first.shape[5]
+        shape = (depth, 2, _BOTH, rows, heads, before, width)
+        if before and not self._in_place:
+            scratch = graphs.scratch(shape, first.dtype)
+            self._attention = first.new_zeros(shape) if scratch is None else scratch
+
+    def read(self, step: int) -> Memory | None:
+        """All streams' memory before a step; None when they have none yet."""
+        if not self._streams[0].frames:
+            return None
+        parts = [stream.convolution[step] for stream in self._streams]
+        parts += [torch.zeros_like(parts[0])] * (self._rows - len(parts))
+        convolution = torch.stack(parts, dim=3).flatten(2, 3)
+        if self._in_place:
+            stream = self._streams[0]
+            return Memory(stream.attention[step][..., : stream.frames, :], convolution)
+        for row, stream in enumerate(self._streams):
+            self._attention[:, :, :, row, :, : stream.frames] = stream.attention[step][..., : stream.frames, :]
+        return Memory(self._attention.flatten(2, 3), convolution)
+
+    def write(self, step: int, added: Memory) -> None:
+        """Give every stream its part."""
+        attention = added.attention.unflatten(2, (_BOTH, self._rows))
+        convolution = added.convolution.unflatten(2, (_BOTH, self._rows))
+        for row, (stream, frames) in enumerate(zip(self._streams, self._frames, strict=True)):
+            stream.remember_frames(step, attention[:, :, :, row, :, :frames])
+            stream.convolution[step] = convolution[:, :, :, row]
+
+
+def gather_tokens(streams: list[Stream]) -> ConformerMemory | None:
+    """The conformer's memories of several streams as one batch, padded in front; None when they have none yet."""
+    memories = [stream.conformer for stream in streams if stream.conformer is not None]
+    if not memories:
+        return None
+    lengths = [memory.tokens.shape[4] for memory in memories]
+    longest = max(lengths)
+    joined = ConformerMemory(
+        torch.cat([memory.lookahead for memory in memories]),
+        torch.cat([memory.upsample for memory in memories]),
+        _right_aligned([memory.tokens for memory in memories], longest),
+        _right_aligned([memory.frames for memory in memories], FRAMES_PER_PAIR * longest),
+    )
+    if min(lengths) == longest:
+        return joined
+    return changed(joined, lengths=torch.tensor(lengths, device=joined.tokens.device))
+
+
+def _right_aligned(parts: list[torch.Tensor], longest: int) -> torch.Tensor:
+    """(blocks, 2, 1, heads, n, width) of different n -> (blocks, 2, batch, heads, longest, width)"""
+    if len(parts) == 1:
+        return parts[0]
+    blocks, both, _, heads, _, width = parts[0].shape
+    joined = parts[0].new_zeros(blocks, both, len(parts), heads, longest, width)
+    for row, part in enumerate(parts):
+        joined[:, :, row, :, longest - part.shape[4] :] = part[:, :, 0]
+    return joined

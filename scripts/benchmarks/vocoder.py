@@ -1,0 +1,313 @@
+"""Times, memory and errors of the vocoder on random weights.
+
+Every figure comes with its baseline from the same run: whole clips one at a time, and streams in the published chunk
+schedule, both eager in float32. (The published code itself does more work than this baseline: it computes the
+time-dependent modulation anew in every step.)
+"""
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from deployments.types import AUDIO_CODES, GROUP_SECONDS, GROUP_SIZE, SAMPLE_RATE, VQ02_CODES, Reference
+from deployments.vocoder import precision
+from deployments.vocoder.chunks import Chunk, Chunks
+from deployments.vocoder.model import Settings, Synthesizer, Utterance
+from deployments.vocoder.sizes import PUBLISHED_FLOW, PUBLISHED_HIFT
+from deployments.vocoder.stream import Stream
+from deployments.vocoder.weights import build
+from scripts.checkpoints import flow, hift
+from scripts.checkpoints.presets import PRESETS, Preset
+from scripts.checkpoints.weights import Source
+
+SEED = 1
+
+
+@dataclass
+class Table:
+    """What was measured, in order: name -> (value, unit)."""
+
+    rows: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, unit: str) -> None:
+        self.rows[name] = (value, unit)
+        print(f"  {name:<64} {value:>12.4g} {unit}", flush=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure."""
+
+    preset: Preset
+    device: torch.device
+    repeats: int
+    prompt_s: float
+    clips_s: tuple[float, ...]
+    batch: tuple[int, float]
+    stream_s: float
+    streams: tuple[int, ...]
+    precisions: tuple[str, ...]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=[*PRESETS, "demo"], default="tiny")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", nargs="*", choices=precision.PRECISIONS, help="default: all on a GPU")
+    parser.add_argument("--json", action="store_true", help="the last line is one object with every figure")
+    arguments = parser.parse_args(argv)
+    table = Table()
+    measure(_plan(arguments), table)
+    if arguments.json:
+        print(json.dumps({name: value for name, (value, _) in table.rows.items()}))
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    cuda = arguments.device == "cuda"
+    return Plan(
+        preset=PRESETS["tiny" if arguments.preset == "demo" else arguments.preset],
+        device=torch.device(arguments.device),
+        repeats=10 if cuda else 2,
+        prompt_s=9.96 if cuda else 3.0,
+        clips_s=(6.0, 9.96, 24.96) if cuda else (3.0,),
+        batch=(16, 9.96) if cuda else (4, 3.0),
+        stream_s=12.48 if cuda else 4.8,
+        streams=(1, 8, 32) if cuda else (1, 4),
+        precisions=tuple(arguments.precision or (precision.PRECISIONS if cuda else ("float32",))),
+    )
+
+
+def measure(plan: Plan, table: Table) -> None:
+    """Everything, into the table."""
+    print(f"baseline: float32, eager, one at a time ({plan.device})")
+    torch.set_num_threads(1 if plan.device.type == "cpu" else torch.get_num_threads())
+    synthesizer = make(plan, "float32", graphs=False)
+    exact = mel_of(synthesizer, plan)
+    whole_clips(plan, synthesizer, "baseline", table)
+    streams(plan, synthesizer, "baseline", (1,), table)
+    for chosen in plan.precisions:
+        del synthesizer
+        print(f"{chosen}: batched{', graphs' if plan.device.type == 'cuda' else ''}")
+        synthesizer = make(plan, chosen, graphs=True)
+        error(chosen, exact, mel_of(synthesizer, plan), table)
+        whole_clips(plan, synthesizer, chosen, table)
+        batch(plan, synthesizer, chosen, table)
+        streams(plan, synthesizer, chosen, plan.streams[:1], table)
+        memory(plan, chosen, table)
+        streams(plan, synthesizer, chosen, plan.streams[1:], table)
+    batch_agrees(plan, synthesizer, table)
+    bounded_conformer(plan, table)
+
+
+def make(plan: Plan, chosen: str, graphs: bool, conformer_tokens: int | None = None) -> Synthesizer:
+    """A synthesizer with random weights on the device."""
+    gc.collect()
+    if plan.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    sizes, hift_sizes = plan.preset.flow, plan.preset.hift
+    conformer = replace(
+        PUBLISHED_FLOW.conformer,
+        input=sizes.width,
+        hidden=sizes.width,
+        heads=sizes.heads,
+        feed_forward=sizes.ffn,
+        blocks=sizes.blocks,
+        up_blocks=sizes.up_blocks,
+    )
+    dit = replace(
+        PUBLISHED_FLOW.dit,
+        hidden=sizes.dit_width,
+        heads=sizes.dit_heads,
+        head_dim=sizes.dit_head_dim,
+        depth=sizes.dit_depth,
+        mlp=4 * sizes.dit_width,
+    )
+    models = build(
+        replace(PUBLISHED_FLOW, embedding=sizes.width // 2, conformer=conformer, dit=dit),
+        replace(PUBLISHED_HIFT, channels=hift_sizes.channels, f0_channels=hift_sizes.f0_channels),
+    )
+    device = str(plan.device)
+    models[0].load_state_dict(flow.state(sizes, Source(SEED, "flow.pt", device)), assign=True)
+    models[1].load_state_dict(hift.state(hift_sizes, Source(SEED, "hift.pt", device)), assign=True)
+    settings = Settings(precision.apply(chosen), graphs, conformer_tokens=conformer_tokens)
+    for model in models:
+        model.requires_grad_(False).to(plan.device)
+    return Synthesizer(*models, settings)
+
+
+def whole_clips(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
+    """One clip at a time."""
+    for seconds in plan.clips_s:
+        taken = timed(plan, partial(synthesizer.synthesize_batch, [_utterance(plan, seconds, 0)]))
+        table.add(f"{name}: {seconds:g} s of audio, alone", 1000 * taken, "ms")
+
+
+def batch(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
+    """A batch of clips."""
+    count, seconds = plan.batch
+    utterances = [_utterance(plan, seconds, seed) for seed in range(count)]
+    taken = timed(plan, partial(synthesizer.synthesize_batch, utterances))
+    table.add(f"{name}: {seconds:g} s of audio, per clip in a batch of {count}", 1000 * taken / count, "ms")
+
+
+def streams(plan: Plan, synthesizer: Synthesizer, name: str, counts: tuple[int, ...], table: Table) -> None:
+    """Streams that advance together: how long each kind of chunk takes."""
+    for count in counts:
+        runs = [_stream_run(plan, synthesizer, count) for _ in range(1 + min(3, plan.repeats))][1:]
+        best = [min(steps) for steps in zip(*runs, strict=True)]
+        label = f"{name}: {count} stream{'s' if count > 1 else ''} of {plan.stream_s:g} s"
+        table.add(f"{label}, opening", 1000 * best[0], "ms")
+        table.add(f"{label}, first chunk", 1000 * best[1], "ms")
+        if len(best) > 4:
+            table.add(f"{label}, a chunk of 1.92 s", 1000 * best[4], "ms")
+        table.add(f"{label}, all", 1000 * sum(best), "ms")
+        table.add(f"{label}, audio per second", count * plan.stream_s / sum(best), "s/s")
+
+
+def _stream_run(plan: Plan, synthesizer: Synthesizer, count: int) -> list[float]:
+    utterances = [_utterance(plan, plan.stream_s, seed) for seed in range(count)]
+    running = [synthesizer.stream(utterance.reference, utterance.seed) for utterance in utterances]
+    chunks = [_chunks(utterance.codes) for utterance in utterances]
+    with _timer(plan) as opening:
+        synthesizer.open(running, [utterance.codes[:GROUP_SIZE] for utterance in utterances])
+    steps = [opening()]
+    for step in zip(*chunks, strict=True):
+        with _timer(plan) as advancing:
+            synthesizer.advance(running, list(step))
+        steps.append(advancing())
+    return steps
+
+
+def memory(plan: Plan, name: str, table: Table) -> None:
+    """Of this process on the GPU, streams included."""
+    if plan.device.type == "cuda":
+        table.add(f"{name}: memory held", torch.cuda.memory_reserved() / 2**30, "GiB")
+        table.add(f"{name}: memory allocated at most", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+
+
+def mel_of(synthesizer: Synthesizer, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Mel of a whole clip and of a stream, for comparisons."""
+    utterance = _utterance(plan, plan.clips_s[0], 0)
+    mel = _whole_mel(synthesizer, utterance)
+    stream = synthesizer.stream(utterance.reference, utterance.seed)
+    synthesizer.open([stream], [utterance.codes[:GROUP_SIZE]])
+    return mel, np.concatenate([_stream_mel(synthesizer, stream, chunk) for chunk in _chunks(utterance.codes)])
+
+
+@torch.inference_mode()
+def _whole_mel(synthesizer: Synthesizer, utterance: Utterance) -> np.ndarray:
+    return synthesizer.mels([utterance])[0].cpu().numpy()
+
+
+@torch.inference_mode()
+def _stream_mel(synthesizer: Synthesizer, stream: Stream, chunk: Chunk) -> np.ndarray:
+    return synthesizer.streamer.mels([stream], [chunk])[0].cpu().numpy()
+
+
+def error(name: str, exact: tuple[np.ndarray, ...], found: tuple[np.ndarray, ...], table: Table) -> None:
+    """Mel error against the baseline; the mel's own spread beside it."""
+    for kind, wanted, mel in zip(("whole", "streamed"), exact, found, strict=True):
+        assert np.isfinite(mel).all(), f"{name}: {kind} mel is not finite"
+        difference = np.abs(mel - wanted)
+        table.add(f"{name}: {kind} mel, largest error", float(difference.max()), "ln")
+        table.add(f"{name}: {kind} mel, mean error", float(difference.mean()), "ln")
+    table.add(f"{name}: mel, standard deviation", float(exact[0].std()), "ln")
+
+
+def batch_agrees(plan: Plan, synthesizer: Synthesizer, table: Table) -> None:
+    """Mel of clips of different lengths in one batch against each alone."""
+    utterances = [_utterance(plan, seconds, 3) for seconds in (1.2, plan.clips_s[0], 2.4)]
+    with torch.inference_mode():
+        together = [mel.cpu() for mel in synthesizer.mels(utterances)]
+        alone = [synthesizer.mels([utterance])[0].cpu() for utterance in utterances]
+    worst = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
+    table.add(f"{plan.precisions[-1]}: batch against single, largest mel error", worst, "ln")
+
+
+def bounded_conformer(plan: Plan, table: Table) -> None:
+    """What bounding the conformer's cache changes and saves, on a long stream."""
+    seconds = 6 * plan.stream_s
+    mels, times = [], []
+    for limit in (None, 500, 250):
+        synthesizer = make(plan, "float32", graphs=True, conformer_tokens=limit)
+        utterance = _utterance(plan, seconds, 0)
+        stream = synthesizer.stream(utterance.reference, 0)
+        synthesizer.open([stream], [utterance.codes[:GROUP_SIZE]])
+        chunks, parts = _chunks(utterance.codes), []
+        for chunk in chunks[:-1]:
+            with _timer(plan) as step:
+                parts.append(_stream_mel(synthesizer, stream, chunk))
+        mels.append(np.concatenate(parts))
+        times.append(step())
+        name = "whole" if limit is None else f"{limit} tokens"
+        table.add(f"conformer's cache {name}: chunk at {seconds:.0f} s", 1000 * times[-1], "ms")
+        if limit is not None:
+            difference = np.abs(mels[-1] - mels[0])
+            table.add(f"conformer's cache {name}: largest mel difference", float(difference.max()), "ln")
+            table.add(f"conformer's cache {name}: mean mel difference", float(difference.mean()), "ln")
+
+
+def timed(plan: Plan, work: Callable[[], object]) -> float:
+    """Median seconds of a call, after two to warm up."""
+    times = []
+    for number in range(plan.repeats + 2):
+        with _timer(plan) as taken:
+            work()
+        if number >= 2:
+            times.append(taken())
+    return float(np.median(times))
+
+
+@contextmanager
+def _timer(plan: Plan) -> Iterator[Callable[[], float]]:
+    _wait(plan)
+    start, end = time.perf_counter(), 0.0
+    yield lambda: end - start
+    _wait(plan)
+    end = time.perf_counter()
+
+
+def _wait(plan: Plan) -> None:
+    if plan.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _codes(seconds: float, random: np.random.Generator) -> np.ndarray:
+    groups = round(seconds / GROUP_SECONDS)
+    first = random.integers(0, VQ02_CODES, (groups, 2))
+    second = random.integers(VQ02_CODES, AUDIO_CODES, (groups, 3))
+    return np.concatenate([first, second], axis=1).reshape(-1).astype(np.int32)
+
+
+def _utterance(plan: Plan, seconds: float, seed: int) -> Utterance:
+    random = np.random.default_rng(seed)
+    groups = _codes(plan.prompt_s, random).reshape(-1, GROUP_SIZE)
+    reference = Reference(
+        vq02=groups[:, :2].reshape(-1),
+        vq06=groups[:, 2:].reshape(-1) - VQ02_CODES,
+        mel=random.normal(-5, 2, (round(plan.prompt_s * SAMPLE_RATE / 480), 80)).astype(np.float32),
+        speaker=random.normal(size=192).astype(np.float32),
+        duration=plan.prompt_s,
+    )
+    return Utterance(_codes(seconds, random), reference, seed)
+
+
+def _chunks(codes: np.ndarray) -> list[Chunk]:
+    chunks = Chunks()
+    chunks.feed(codes)
+    chunks.end()
+    return list(iter(chunks.next, None))
+
+
+if __name__ == "__main__":
+    main()
