@@ -19,7 +19,7 @@ SPECTRUM = 18  # n_fft 16: 9 magnitudes and 9 phases
 LOUDNESS, TILT = -2.3, 3.0  # log magnitude of the lowest band of the spectrum, and its fall to the highest
 DYNAMICS = 0.15  # how strongly the magnitudes move; their exponential is taken
 PITCH_HZ = 160.0
-PITCH_SPREAD_HZ = 100.0
+PITCH_SPREAD_HZ = 50.0
 
 
 def state(sizes: HiftSizes, source: Source) -> dict[str, torch.Tensor]:
