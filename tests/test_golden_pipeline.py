@@ -4,21 +4,23 @@ Each stage is fed the golden output of the one before, then everything is chaine
 """
 
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers.cache_utils import DynamicCache
 
 from deployments.checkpoint import Layout
 from deployments.encoder import encoder as encoder_room
 from deployments.encoder.audio import normalize_energy, prepare, resample, trim_silence
+from deployments.llm.engine import Engine, Job
+from deployments.llm.loading import Options, load_engine
 from deployments.llm.prompt import edit_instruction
 from deployments.llm.step1 import Step1ForCausalLM
 from deployments.llm.tokenizer import Step1Tokenizer
-from deployments.types import GROUP, SAMPLE_RATE, VQ02_CODES, Clip, ClonePrompt, EditPrompt, Prompt, Reference
+from deployments.types import GROUP_SIZE, SAMPLE_RATE, Clip, ClonePrompt, EditPrompt, Prompt, Reference, Sampling
 from deployments.vocoder import model as vocoder_room
 from deployments.vocoder.flow import FRAMES_PER_PAIR
 from deployments.vocoder.pairs import to_pairs
@@ -27,7 +29,6 @@ Tensors = dict[str, torch.Tensor]
 CASES = ("clone", "edit_emotion_happy")
 TRANSCRIPT = "The quick brown fox jumps over the lazy dog."
 GROUPS = 14
-REPETITION_WINDOW = 10
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,13 @@ def llm(layout: Layout) -> Step1ForCausalLM:
 
 
 @pytest.fixture(scope="module")
+def engine(layout: Layout) -> Iterator[Engine]:
+    engine, _ = load_engine(layout.variant("base"), torch.device("cpu"), Options(slots=2, max_length=1024))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
 def vocoder(layout: Layout) -> vocoder_room.Synthesizer:
     return vocoder_room.load(layout, torch.device("cpu"))
 
@@ -80,21 +88,10 @@ def prompt(case: str, codes: np.ndarray) -> Prompt:
     return EditPrompt(edit_instruction("emotion", "happy", TRANSCRIPT), codes)
 
 
-@torch.inference_mode()
-def continue_greedily(model: Step1ForCausalLM, ids: list[int], first_audio: int) -> list[int]:
-    """Codes of GROUPS groups: the repetition rule first, then the best of the codebook whose turn it is."""
-    history, cache, fresh = list(ids), DynamicCache(), ids
-    for index in range(GROUPS * sum(GROUP)):
-        logits = model(torch.tensor([fresh]), past_key_values=cache).logits[0, -1]
-        recent = history[-REPETITION_WINDOW:]
-        if recent.count(recent[-1]) > 1:
-            logits[recent[-1]] = -torch.inf
-        coarse = index % sum(GROUP) < GROUP[0]
-        low, high = (0, VQ02_CODES) if coarse else (VQ02_CODES, None)
-        audio = logits[first_audio : first_audio + 5120][low:high]
-        fresh = [first_audio + low + int(audio.argmax())]
-        history += fresh
-    return [token - first_audio for token in history[len(ids) :]]
+def continue_greedily(engine: Engine, ids: list[int], first_audio: int) -> list[int]:
+    """Codes of GROUPS groups from the serving engine: temperature 0, repetition rule and code cycle on."""
+    pieces = engine.complete(Job(ids, GROUPS * GROUP_SIZE, Sampling(seed=0, temperature=0.0)))
+    return [int(token) - first_audio for piece in pieces for token in piece.ids]
 
 
 @torch.inference_mode()
@@ -133,13 +130,13 @@ def test_encoder_gives_the_expected_reference(encoder: encoder_room.Encoder, cli
 
 @pytest.mark.parametrize("case", CASES)
 def test_language_model_gives_the_expected_ids_logits_and_codes(
-    tokenizer: Step1Tokenizer, llm: Step1ForCausalLM, expected: Tensors, case: str
+    tokenizer: Step1Tokenizer, llm: Step1ForCausalLM, engine: Engine, expected: Tensors, case: str
 ) -> None:
     ids = tokenizer.encode_prompt(prompt(case, expected["mixed"].numpy()))
     assert ids == expected[f"{case}.prompt_ids"].tolist()
     with torch.inference_mode():
         assert_close(llm(torch.tensor([ids])).logits[0, -1], expected[f"{case}.last_logits"], 1e-3)
-    assert continue_greedily(llm, ids, tokenizer.audio) == expected[f"{case}.codes"].tolist()
+    assert continue_greedily(engine, ids, tokenizer.audio) == expected[f"{case}.codes"].tolist()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -155,7 +152,7 @@ def test_vocoder_gives_the_expected_mel_and_wave(
 def test_clip_becomes_the_expected_wave_through_all_stages(
     encoder: encoder_room.Encoder,
     tokenizer: Step1Tokenizer,
-    llm: Step1ForCausalLM,
+    engine: Engine,
     vocoder: vocoder_room.Synthesizer,
     clip: Clip,
     expected: Tensors,
@@ -163,7 +160,7 @@ def test_clip_becomes_the_expected_wave_through_all_stages(
 ) -> None:
     reference = encoder.encode_batch([clip])[0]
     ids = tokenizer.encode_prompt(prompt(case, reference.codes))
-    codes = np.array(continue_greedily(llm, ids, tokenizer.audio), dtype=np.int32)
+    codes = np.array(continue_greedily(engine, ids, tokenizer.audio), dtype=np.int32)
     _, samples = synthesize(vocoder, codes, reference, expected["rand_noise"])
     assert_close(samples, expected[f"{case}.wav_noise_free"], 5e-3)
 
