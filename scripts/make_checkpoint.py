@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,8 +58,10 @@ def _quantize(base: Path, out: Path, variant: str, device: str) -> None:
     """A variant's folder: the quantised language model, and the base folder's vocoder as links where possible."""
     from scripts import quantize  # bitsandbytes and compressed-tensors take seconds to import
 
-    write: Callable[..., None] = {"bnb": quantize.write_bnb, "awq": quantize.write_awq}[variant]
-    write(base, out, device=device)
+    if variant == "bnb":
+        quantize.write_bnb(base, out, device=device)
+    else:
+        quantize.write_awq(base, out, device=device)
     shutil.rmtree(out / cosyvoice.FOLDER)
     shutil.copytree(base / cosyvoice.FOLDER, out / cosyvoice.FOLDER, copy_function=_link)
 

@@ -79,7 +79,7 @@ def read_centroids(path: Path, size: int) -> np.ndarray:
         centroids = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror or 'not a numpy file'}"]) from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise CheckpointError([f"{path}: not a numpy file of numbers"]) from error
     if centroids.shape != (VQ02_CODES, size):
         raise CheckpointError([f"{path}: has shape {list(centroids.shape)}, expected {[VQ02_CODES, size]}"])

@@ -16,15 +16,20 @@ RESBLOCK_KERNELS = (3, 7, 11)
 SOURCE_KERNELS = (7, 7, 11)
 DILATIONS = 3
 SPECTRUM = 18  # n_fft 16: 9 magnitudes and 9 phases
+LOUDNESS, TILT = -2.3, 3.0  # log magnitude of the lowest band of the spectrum, and its fall to the highest
+DYNAMICS = 0.15  # how strongly the magnitudes move; their exponential is taken
 PITCH_HZ = 160.0
-PITCH_SPREAD_HZ = 40.0
+PITCH_SPREAD_HZ = 50.0
 
 
 def state(sizes: HiftSizes, source: Source) -> dict[str, torch.Tensor]:
-    """hift.pt, with a pitch around PITCH_HZ that follows the mel, and upsampling that keeps an activation's size."""
+    """hift.pt, audible and far from clipping: a falling spectrum, a pitch around PITCH_HZ that moves with the mel."""
     weights = dict(source.state(shapes(sizes)))
     for index, rate in enumerate(UPSAMPLE_RATES):
         weights[f"ups.{index}.parametrizations.weight.original0"] *= math.sqrt(rate / 2)
+    magnitudes = SPECTRUM // 2
+    weights["conv_post.bias"][:magnitudes] += torch.linspace(LOUDNESS, LOUDNESS - TILT, magnitudes)
+    weights["conv_post.parametrizations.weight.original0"][:magnitudes] *= DYNAMICS
     weights["f0_predictor.classifier.weight"] *= PITCH_SPREAD_HZ
     weights["f0_predictor.classifier.bias"] += PITCH_HZ
     return weights

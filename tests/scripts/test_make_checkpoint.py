@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from deployments.checkpoint import Layout, safetensors_files, safetensors_shapes
+from deployments.encoder import encoder
+from deployments.types import SAMPLE_RATE, Clip
+from deployments.vocoder import model as vocoder
 from scripts import make_checkpoint
 from scripts.checkpoints import flow, hift, paraformer, s3, step1
 from scripts.checkpoints.presets import FULL, S3Sizes, Step1Sizes
@@ -125,6 +129,27 @@ def test_campplus_takes_any_number_of_frames(tiny_models):
         features = np.random.default_rng(frames).normal(size=(1, frames, 80)).astype(np.float32)
         (speaker,) = session.run(None, {"input": features})
         assert speaker.shape == (1, 192) and np.isfinite(speaker).all() and speaker.std() > 0.1
+
+
+def test_command_line_makes_all_variants_within_a_minute(tmp_path):
+    out = tmp_path / "deep" / "models"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, make_checkpoint.__file__, "--out", out], capture_output=True, check=True)
+    assert time.perf_counter() - start < 60
+    assert Layout(out).variants() == ["base", "bnb", "awq"]
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_tiny_checkpoint_speaks_audibly_without_clipping(tiny_models):
+    layout, cpu = Layout(tiny_models), torch.device("cpu")
+    samples = np.random.default_rng(0).normal(0, 0.1, (1, 3 * SAMPLE_RATE)).astype(np.float32)
+    reference = encoder.load(layout, cpu).encode_batch([Clip(samples, SAMPLE_RATE)])[0]
+    coarse, fine = reference.vq02, reference.vq06
+    assert len(np.unique(coarse)) > len(coarse) // 4 and len(np.unique(fine)) > len(fine) // 4
+    speech = vocoder.load(layout, cpu).synthesize(reference.codes, reference, seed=0)
+    assert np.isfinite(speech).all() and np.abs(speech).max() <= 1
+    assert 0.02 < np.sqrt((speech**2).mean()) < 0.4
+    assert (np.abs(speech) > 0.98).mean() < 0.01
 
 
 def test_command_line_refuses_a_folder_that_exists(tmp_path):
