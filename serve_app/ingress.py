@@ -49,7 +49,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _add_speech(app: FastAPI, service: Service) -> None:
-    media = {200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}}
+    media: dict[int | str, dict[str, Any]] = {200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}}
 
     @app.post("/v1/audio/speech", response_class=Response, responses=media)
     async def speech(body: SpeechRequest, patience: Patience = None) -> Response:

@@ -143,7 +143,7 @@ def test_command_line_makes_all_variants_within_a_minute(tmp_path):
 def test_tiny_checkpoint_speaks_audibly_without_clipping(tiny_models):
     layout, cpu = Layout(tiny_models), torch.device("cpu")
     samples = np.random.default_rng(0).normal(0, 0.1, (1, 3 * SAMPLE_RATE)).astype(np.float32)
-    reference = encoder.load(layout, cpu).encode_batch([Clip(samples, SAMPLE_RATE)])[0]
+    reference = load_encoder(layout, cpu).encode_batch([Clip(samples, SAMPLE_RATE)])[0]
     coarse, fine = reference.vq02, reference.vq06
     assert len(np.unique(coarse)) > len(coarse) // 4 and len(np.unique(fine)) > len(fine) // 4
     speech = vocoder.load(layout, cpu).synthesize(reference.codes, reference, seed=0)
