@@ -1,7 +1,6 @@
 """The encoder as a Ray Serve deployment: finds clips in its cache, batches the others and runs them on one thread."""
 
 import asyncio
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,18 +13,14 @@ from ray.serve import metrics
 from deployments.checkpoint import Layout
 from deployments.device import claim
 from deployments.encoder.encoder import Outcome
+from deployments.encoder.inbox import Inbox, audio_seconds
 from deployments.encoder.load import load, open_cache
 from deployments.encoder.options import EncoderOptions, Limits
-from deployments.encoder.pace import Pace
 from deployments.errors import EditXError, StageError
 from deployments.types import SAMPLE_RATE, Clip, Reference
 
 STUCK_S = 120.0
-
-
-def audio_seconds(clips: list[Clip]) -> int:
-    """A batch's size. A clip alone counts as 1, so that one longer than any budget still forms a batch."""
-    return 1 if len(clips) == 1 else sum(math.ceil(clip.duration) for clip in clips)
+MANY = 1000  # batches that Serve may cut while the worker is busy; the inbox merges them
 
 
 @serve.deployment
@@ -39,17 +34,17 @@ class Encoder:
         self.model = load(layout, claim(device, num_gpus, num_cpus), options)
         self.events = metrics.Counter("editx_encoder_cache", "Events of the encoder's cache.", ("event",))
         self.cache = open_cache(layout, options, lambda event: self.events.inc(tags={"event": event}))
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self.inbox = Inbox(self.model.encode_outcomes, Limits().batch_seconds)
         self.keeper = ThreadPoolExecutor(1, thread_name_prefix="encoder-cache")
-        self.pace = Pace(Limits().idle_wait_s)
         self.waiting: dict[object, float] = {}
         self.model.encode_batch([warm_up_clip()])
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply new limits to batches that begin from now on."""
         limits = Limits.model_validate(user_config)
-        self.pace.idle_wait_s = limits.idle_wait_s
+        self.inbox.batch_seconds = limits.batch_seconds
         self._encode_together.set_max_batch_size(limits.batch_seconds)  # type: ignore[attr-defined]
+        self._encode_together.set_batch_wait_timeout_s(limits.idle_wait_s)  # type: ignore[attr-defined]
 
     async def encode(self, clip: Clip) -> Reference:
         """Encode one clip: out of the cache, or together with others that arrive at about the same time.
@@ -69,7 +64,6 @@ class Encoder:
         return outcome
 
     async def _wait_for_batch(self, clip: Clip) -> Outcome:
-        self._encode_together.set_batch_wait_timeout_s(self.pace.wait_s())  # type: ignore[attr-defined]
         ticket = object()
         self.waiting[ticket] = time.monotonic()
         try:
@@ -77,13 +71,11 @@ class Encoder:
         finally:
             del self.waiting[ticket]
 
-    @serve.batch(max_batch_size=320, batch_wait_timeout_s=0.002, batch_size_fn=audio_seconds)
+    @serve.batch(
+        max_batch_size=320, batch_wait_timeout_s=0.002, max_concurrent_batches=MANY, batch_size_fn=audio_seconds
+    )
     async def _encode_together(self, clips: list[Clip]) -> list[Outcome]:
-        self.pace.begin()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.worker, self.model.encode_outcomes, clips)
-        finally:
-            self.pace.end()
+        return await self.inbox.encode(clips)
 
     async def check_health(self) -> None:
         """Raises StageError if a clip has waited for minutes: the batching task or the worker is gone."""

@@ -4,7 +4,8 @@ Knows nothing of Ray: the deployment beside it batches requests and calls ``enco
 """
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from deployments.types import SAMPLE_RATE, Clip, Reference
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Outcome = Reference | EditXError
+CPU_GROUP_S = 8.0  # more audio at once falls out of a core's cache and takes longer per clip
 Network = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -46,6 +48,7 @@ class Encoder:
         self.whisper = WhisperMel().to(self.s3_device)
         self.fbank = KaldiFbank("povey").to(device)
         self.lanes = Lanes(device)
+        self.group_s = CPU_GROUP_S if device.type == "cpu" else math.inf
 
     def encode_outcomes(self, clips: list[Clip]) -> list[Outcome]:
         """A result or an error for every clip: one that cannot be encoded takes no other with it."""
@@ -70,8 +73,20 @@ class Encoder:
         Raises:
             InvalidInputError: a clip cannot be encoded.
         """
-        if not clips:
-            return []
+        return [reference for group in self._groups(clips) for reference in self._encode_group(group)]
+
+    def _groups(self, clips: list[Clip]) -> Iterator[list[Clip]]:
+        """The clips in parts that go through the networks together."""
+        group: list[Clip] = []
+        for clip in clips:
+            if group and sum(member.duration for member in group) + clip.duration > self.group_s:
+                yield group
+                group = []
+            group.append(clip)
+        if group:
+            yield group
+
+    def _encode_group(self, clips: list[Clip]) -> list[Reference]:
         signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
         rates = [clip.sample_rate for clip in clips]
         at16 = [resample(signal, rate, TOKEN_RATE) for signal, rate in zip(signals, rates, strict=True)]

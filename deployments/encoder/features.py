@@ -35,8 +35,8 @@ class MelSpectrogram(nn.Module):
     def forward(self, signals: list[Tensor]) -> list[Tensor]:
         margin = (MEL_FFT - MEL_HOP) // 2
         frames = [_frames(_reflect(signal, margin), MEL_FFT, MEL_HOP) for signal in signals]
-        spectrum = torch.fft.rfft(torch.cat(frames) * self.window)
-        magnitude = (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
+        spectrum = torch.fft.rfft(torch.cat(frames).mul_(self.window))
+        magnitude = (torch.view_as_real(spectrum).square_().sum(-1) + 1e-9).sqrt()
         return _split((magnitude @ self.bands).clamp(min=1e-5).log(), frames)
 
 
@@ -53,7 +53,7 @@ class WhisperMel(nn.Module):
 
     def forward(self, signals: list[Tensor]) -> list[Tensor]:
         frames = [_frames(_reflect(signal, WHISPER_FFT // 2), WHISPER_FFT, WHISPER_HOP)[:-1] for signal in signals]
-        power = torch.view_as_real(torch.fft.rfft(torch.cat(frames) * self.window)).square().sum(-1)
+        power = torch.view_as_real(torch.fft.rfft(torch.cat(frames).mul_(self.window))).square_().sum(-1)
         mels = _split((power @ self.bands).clamp(min=1e-10).log10(), frames)
         return [(torch.maximum(mel, mel.amax() - 8.0).T + 4.0) / 4.0 for mel in mels]
 
@@ -71,21 +71,20 @@ class KaldiFbank(nn.Module):
 
     def __init__(self, window: str, scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = scale
         shape = {
             "povey": torch.hann_window(KALDI_FRAME, periodic=False).pow(0.85),
             "hamming": torch.hamming_window(KALDI_FRAME, periodic=False),
         }
-        self.register_buffer("window", shape[window])
+        self.register_buffer("window", shape[window] * scale)  # everything before the power is linear
         self.register_buffer("bands", kaldi_bands().T.contiguous())
 
     def forward(self, signals: list[Tensor]) -> list[Tensor]:
         split = [_frames(signal, KALDI_FRAME, KALDI_HOP) for signal in signals]
-        frames = torch.cat(split) * self.scale
-        frames = frames - frames.mean(dim=1, keepdim=True)
-        previous = functional.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
-        frames = (frames - PREEMPHASIS * previous) * self.window
-        power = torch.fft.rfft(frames, n=KALDI_FFT).abs().square()
+        frames = torch.cat(split)
+        frames -= frames.mean(dim=1, keepdim=True)
+        previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+        frames = torch.sub(frames, previous, alpha=PREEMPHASIS).mul_(self.window)
+        power = torch.view_as_real(torch.fft.rfft(frames, n=KALDI_FFT)).square_().sum(-1)
         return _split((power @ self.bands).clamp(min=torch.finfo(torch.float32).eps).log(), split)
 
 
