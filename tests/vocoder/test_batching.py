@@ -25,7 +25,7 @@ class Padded(Graphs):
         super().__init__(CPU)
         self.enabled = True
         self.shapes: set[tuple[object, ...]] = set()
-        self._scratch = torch.zeros(scratch_bytes, dtype=torch.uint8)
+        self._scratch = {name: torch.zeros(scratch_bytes, dtype=torch.uint8) for name in ("remembered", "added")}
 
     def run(self, function: Function, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         self.shapes.add((function.__qualname__, *(None if x is None else tuple(x.shape) for x in inputs)))
@@ -135,3 +135,18 @@ def test_graph_shaped_streams_equal_plain_ones(
     assert isinstance(graphed.graphs, Padded)
     steps = {shape[1] for shape in graphed.graphs.shapes if str(shape[0]).endswith("_step_of_stream")}
     assert {shape[1:] for shape in steps} >= {(32, 80), (48, 80), (96, 80)}
+
+
+def test_streams_have_a_whole_clips_length_and_no_clicks_where_chunks_join(
+    synthesizer: Synthesizer, long_utterances: list[Utterance]
+) -> None:
+    each = long_utterances[0]
+    stream = synthesizer.stream(each.reference, each.seed)
+    synthesizer.open([stream], [each.codes[:5]])
+    parts = [synthesizer.advance([stream], [chunk])[0] for chunk in cut(each.codes)]
+    samples = np.concatenate(parts)
+    assert samples.shape == synthesizer.synthesize(each.codes, each.reference, each.seed).shape
+    steps, joins = np.abs(np.diff(samples)), np.cumsum([len(part) for part in parts])[:-1]
+    assert len(joins) == 5
+    near = np.concatenate([steps[join - 3 : join + 3] for join in joins])
+    assert near.max() <= np.quantile(steps, 0.999)
