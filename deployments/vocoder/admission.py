@@ -3,6 +3,21 @@
 import asyncio
 from collections import deque
 
+import torch
+
+_ON_CPU = 2 << 30
+_WORKING = 1 << 30
+_LEAST = 512 << 20
+
+
+def stream_budget(device: torch.device, num_gpus: float) -> int:
+    """Bytes for streams on a device whose models are loaded: on a GPU what its share leaves beside working memory."""
+    if device.type == "cpu":
+        return _ON_CPU
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = total * (num_gpus if 0 < num_gpus < 1 else 1)
+    return max(_LEAST, int(share) - torch.cuda.memory_reserved(device) - _WORKING)
+
 
 class Admission:
     """A budget of bytes. A stream larger than all of it is let in when it is alone."""

@@ -16,6 +16,7 @@ from deployments.checkpoint import Layout
 from deployments.errors import StageError
 from deployments.types import Prompt, Reference, Sampling, Speech
 from deployments.vocoder import precision as arithmetic
+from deployments.vocoder.admission import stream_budget
 from deployments.vocoder.chunks import SCHEDULE
 from deployments.vocoder.engine import Engine, Limits
 from deployments.vocoder.model import Settings, load
@@ -39,7 +40,7 @@ class Vocoder:
         precision: str = "auto",
         max_batch: int = 16,
         max_ahead_s: float = 20.0,
-        stream_memory_gb: float = 8.0,
+        stream_memory_gb: float | None = None,
         chunk_pairs: tuple[int, ...] = SCHEDULE,
         conformer_tokens: int | None = None,
     ) -> None:
@@ -51,7 +52,7 @@ class Vocoder:
             precision: auto, float32, tf32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU.
             max_batch: whole clips, or chunks of streams, in one batch.
             max_ahead_s: how far a stream's samples may run ahead of their playing, in seconds.
-            stream_memory_gb: memory for the states of streams; streams that do not fit wait.
+            stream_memory_gb: memory for the states of streams; those that do not fit wait. None for what is left.
             chunk_pairs: lengths of a stream's chunks in token pairs (25 a second); the last one repeats.
             conformer_tokens: past tokens that a stream's conformer attends to; None for all, as published.
         """
@@ -60,10 +61,10 @@ class Vocoder:
         chosen = arithmetic.choose(precision, place)
         settings = Settings(arithmetic.apply(chosen), conformer_tokens=conformer_tokens)
         synthesizer = load(Layout(Path(models)), place, settings)
-        limits = Limits(max_batch, stream_bytes=int(stream_memory_gb * 2**30), schedule=tuple(chunk_pairs))
-        self._engine = Engine(synthesizer, limits)
+        warm_up(synthesizer, tuple(chunk_pairs))
+        left = stream_budget(place, num_gpus) if stream_memory_gb is None else int(stream_memory_gb * 2**30)
+        self._engine = Engine(synthesizer, Limits(max_batch, stream_bytes=left, schedule=tuple(chunk_pairs)))
         self._ahead_s = max_ahead_s
-        warm_up(synthesizer, limits)
         logger.info("vocoder ready in %.1f s, %s on %s", time.perf_counter() - started, chosen, place)
 
     async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech:

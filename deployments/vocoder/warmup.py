@@ -4,29 +4,28 @@ import numpy as np
 
 from deployments.types import AUDIO_CODES, GROUP_SECONDS, GROUP_SIZE, VQ02_CODES, Reference
 from deployments.vocoder.chunks import Chunks
-from deployments.vocoder.engine import Limits
 from deployments.vocoder.model import Synthesizer, Utterance
 
-_PROMPTS_S = (3.0, 6.0, 10.0)
+_PROMPTS_S = (3.0, 8.04, 12.0)  # one for each size that few seconds of memory are padded to
 _CLIP_S = 6.0
 
 
-def warm_up(synthesizer: Synthesizer, limits: Limits) -> None:
+def warm_up(synthesizer: Synthesizer, schedule: tuple[int, ...]) -> None:
     """On a CPU one short clip and stream; on a GPU clips and streams with several prompts, alone and together."""
     if synthesizer.device.type == "cpu":
-        _run(synthesizer, limits, 1.2, 1.2, 1)
+        _run(synthesizer, schedule, 1.2, 1.2, 1)
         return
     for prompt_s in _PROMPTS_S:
         for together in (1, 2, 4, 8):
-            _run(synthesizer, limits, prompt_s, _CLIP_S, together)
+            _run(synthesizer, schedule, prompt_s, _CLIP_S, together)
 
 
-def _run(synthesizer: Synthesizer, limits: Limits, prompt_s: float, clip_s: float, together: int) -> None:
+def _run(synthesizer: Synthesizer, schedule: tuple[int, ...], prompt_s: float, clip_s: float, together: int) -> None:
     utterances = [_utterance(synthesizer, prompt_s, clip_s, seed) for seed in range(together)]
     synthesizer.synthesize_batch(utterances)
     streams = [synthesizer.stream(each.reference, each.seed) for each in utterances]
     synthesizer.open(streams, [each.codes[:GROUP_SIZE] for each in utterances])
-    chunks = Chunks(limits.schedule)
+    chunks = Chunks(schedule)
     chunks.feed(utterances[0].codes)
     chunks.end()
     while chunk := chunks.next():

@@ -19,8 +19,7 @@ import torch
 
 from deployments.types import AUDIO_CODES, GROUP_SECONDS, GROUP_SIZE, SAMPLE_RATE, VQ02_CODES, Reference
 from deployments.vocoder import precision
-from deployments.vocoder.chunks import Chunk, Chunks
-from deployments.vocoder.engine import Limits
+from deployments.vocoder.chunks import SCHEDULE, Chunk, Chunks
 from deployments.vocoder.model import Settings, Synthesizer, Utterance
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.pairs import to_pairs
@@ -110,7 +109,7 @@ def measure(plan: Plan, table: Table) -> Synthesizer:
         synthesizer = make(plan, chosen, graphs=True)
         error(chosen, exact, mel_of(synthesizer, plan), table)
         with _timer(plan) as taken:
-            warm_up(synthesizer, Limits())
+            warm_up(synthesizer, SCHEDULE)
         table.add(f"{chosen}: warm-up", taken(), "s")
         whole_clips(plan, synthesizer, chosen, table)
         stages(plan, synthesizer, chosen, table)
