@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _FRAME_STEP = 128
-_CHUNK_STEP = 16
-_MEMORY_STEP = 128
+_CHUNK_FRAMES = (32, 48, 96, 112)
+_RENDERED_FRAMES = (40, 56, 104, 120)
+_MEMORY_STEP = 256
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,14 @@ class Budget:
 
     solve: mel frames through the estimator, prompts included. attend: frames squared, through the conformer, whose
     positional scores need that much memory. render: mel frames through HiFT, whose last stage is wide in time.
-    remember: remembered frames of the streams in one batch.
+    remember: remembered frames of the streams in one batch. add: new frames of them.
     """
 
     solve: int = 8192
     attend: int = 2 << 20
     render: int = 2048
-    remember: int = 5120
+    remember: int = 6144
+    add: int = 1024
 
 
 def split(lengths: list[int], cost: Callable[[int, int], int], budget: int) -> list[list[int]]:
@@ -60,7 +62,12 @@ def clip_frames(frames: int) -> int:
 
 def chunk_frames(frames: int) -> int:
     """A chunk's frames, padded so that few shapes occur."""
-    return _up(frames, _CHUNK_STEP if frames <= _FRAME_STEP else _FRAME_STEP)
+    return next((size for size in _CHUNK_FRAMES if frames <= size), _up(frames, _FRAME_STEP))
+
+
+def rendered_frames(frames: int) -> int | None:
+    """The same for HiFT, which sees eight frames more; None for what is no chunk."""
+    return next((size for size in _RENDERED_FRAMES if frames <= size), None)
 
 
 def remembered_frames(frames: int) -> int:

@@ -152,7 +152,7 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, modulation: torch.Tensor, rows: Rows | None, past: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """x (rows, frames, hidden), modulation (9, hidden) -> the same, and what is to be remembered of it"""
+        """x (rows, frames, hidden), modulation (9, hidden) -> x; keys, values and both convolutions' last inputs"""
         mask, lengths = (rows.mask, rows.lengths) if rows else (None, None)
         before, inputs = past or (None, None)
         attention, mlp, convolution = modulation.view(3, 3, -1)  # each: shift, 1 + scale, gate
@@ -225,31 +225,24 @@ class DiT(nn.Module):
         modulation: torch.Tensor,
         rows: Rows | None = None,
         past: Memory | None = None,
-        remember: bool = False,
-    ) -> tuple[torch.Tensor, Memory | None]:
-        """The velocity at x with and without conditions, and what is to be remembered of the new frames if asked.
+        added: Memory | None = None,
+    ) -> torch.Tensor:
+        """The velocity at x, (2 * batch, frames, bands): with and without conditions.
 
-        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden).
+        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden). What is
+        to be remembered of the new frames is written to ``added``.
         """
         hidden = F.linear(x.to(condition.dtype), self.in_proj.weight[:, : self.sizes.output])
         hidden = hidden.repeat(2, 1, 1) + condition
-        kept = []
         for index, block in enumerate(self.blocks):
             table = modulation[index * PER_BLOCK : (index + 1) * PER_BLOCK]
             remembered = (past.attention[index], past.convolution[index]) if past else ()
             hidden, new = block(hidden, table, rows, remembered)
-            if remember:
-                kept.append(new)
-        return self.final_layer(hidden, modulation[-PER_END:]), _memory(kept) if remember else None
-
-
-def _memory(kept: list[tuple[torch.Tensor, ...]]) -> Memory:
-    """Keys, values and two convolutions' inputs of every block, stacked."""
-    attention, convolution = (
-        torch.stack([part for block in kept for part in block[first : first + 2]]).unflatten(0, (-1, 2))
-        for first in (0, 2)
-    )
-    return Memory(attention, convolution)
+            if added is not None:
+                key, value, *ends = new
+                added.attention[index, 0], added.attention[index, 1] = key, value
+                added.convolution[index, 0], added.convolution[index, 1] = ends
+        return self.final_layer(hidden, modulation[-PER_END:])
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:

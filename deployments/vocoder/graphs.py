@@ -1,13 +1,13 @@
 """CUDA graphs over whatever shapes turn up: the estimator and HiFT are hundreds of small kernels.
 
 A function is captured the first time its inputs have certain shapes, and replayed from then on. What is captured
-shares one memory pool and one scratch buffer, as only one of them runs at a time.
+shares one memory pool and scratch buffers, as only one of them runs at a time.
 """
 
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -30,25 +30,28 @@ class Graphs:
 
     Args:
         device: on a CPU there are none: ``enabled`` is False and ``run`` must not be called.
-        scratch_bytes: size of the buffer that ``scratch`` hands out.
+        scratch: names and bytes of the buffers that ``scratch`` hands out.
         limit: graphs kept; the least recently used go first.
         wanted: False for none on a GPU either.
     """
 
-    def __init__(self, device: torch.device, scratch_bytes: int = 0, limit: int = 48, wanted: bool = True) -> None:
+    def __init__(
+        self, device: torch.device, scratch: Mapping[str, int] | None = None, limit: int = 128, wanted: bool = True
+    ) -> None:
         self.enabled = wanted and device.type == "cuda"
         self._limit = limit
         self._captured: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
-        self._scratch = torch.zeros(scratch_bytes if self.enabled else 0, dtype=torch.uint8, device=device)
+        sizes = (scratch or {}).items() if self.enabled else ()
+        self._scratch = {name: torch.zeros(size, dtype=torch.uint8, device=device) for name, size in sizes}
         self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
 
-    def scratch(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
-        """An input buffer that a graph reads in place, so that filling it saves a copy; None if it does not fit.
+    def scratch(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
+        """A buffer that a graph reads or fills in place, which saves copies; None if there is none or it is too small.
 
-        There is one only: the next call hands out the same memory.
+        There is one of each name only: the next call hands out the same memory.
         """
-        size = prod(shape) * dtype.itemsize
-        return self._scratch[:size].view(dtype).view(*shape) if 0 < size <= len(self._scratch) else None
+        buffer, size = self._scratch.get(name), prod(shape) * dtype.itemsize
+        return buffer[:size].view(dtype).view(*shape) if buffer is not None and size <= len(buffer) else None
 
     def run(self, function: Function, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """function(*inputs). What comes back is overwritten by the next run with the same shapes."""
@@ -67,8 +70,8 @@ class Graphs:
 
     def _capture(self, function: Function, inputs: Inputs) -> _Captured:
         started = time.perf_counter()
-        scratch = self._scratch.data_ptr()
-        held = [x if x is None or x.data_ptr() == scratch else x.clone() for x in inputs]
+        scratch = {buffer.data_ptr() for buffer in self._scratch.values()}
+        held = [x if x is None or x.data_ptr() in scratch else x.clone() for x in inputs]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

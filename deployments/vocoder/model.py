@@ -69,12 +69,17 @@ class Synthesizer:
     def __init__(self, flow: Flow, hift: Hift, settings: Settings, graphs: Graphs | None = None) -> None:
         self.flow, self.hift, self.settings = flow, hift, settings
         self.device = flow.encoder_proj.weight.device
-        remembered = Stream.size(settings.budget.remember, flow.sizes.dit, settings.dtype)
-        self.graphs = graphs or Graphs(self.device, remembered // STEPS, wanted=settings.graphs)
+        self.graphs = graphs or Graphs(self.device, self._scratch(), wanted=settings.graphs)
         self.solver = Solver(flow, settings.dtype, self.graphs)
         self.renderer = Renderer(hift, self.graphs, settings.budget.render)
         self.clips = Clips(flow, self.solver, settings.budget)
         self.streamer = Streamer(flow, self.solver, self.renderer, settings.budget, settings.conformer_tokens)
+
+    def _scratch(self) -> dict[str, int]:
+        """Bytes for one step of a batch of streams: what it remembers, and what it adds."""
+        budget, sizes, dtype = self.settings.budget, self.flow.sizes.dit, self.settings.dtype
+        frame = (Stream.size(1, sizes, dtype) - Stream.size(0, sizes, dtype)) // STEPS
+        return {"remembered": budget.remember * frame, "added": budget.add * frame}
 
     def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> np.ndarray:
         """One whole clip: codes (n,) -> float32 samples (2880 * ceil(n / 5),) at 24 kHz.

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from deployments.vocoder.batches import batch_rows, chunk_frames, padded, split
+from deployments.vocoder.batches import batch_rows, padded, rendered_frames, split
 from deployments.vocoder.graphs import Graphs
 from deployments.vocoder.hift import Hift
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.rows import stack
 
 OVERLAP = 8  # mel frames that neighbouring chunks of a stream share
-_GRAPHED_FRAMES = 128
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,10 @@ class Renderer:
 
     def _batch(self, passages: list[Passage], lengths: list[int]) -> list[_Rendered]:
         rows, frames = len(passages), max(lengths)
-        graphed = self._graphs.enabled and frames <= _GRAPHED_FRAMES
-        if graphed:
-            rows, frames = batch_rows(rows), chunk_frames(frames)
+        size = rendered_frames(frames) if self._graphs.enabled else None
+        graphed = size is not None
+        if size is not None:
+            rows, frames = batch_rows(rows), size
         mel = stack([_joined(passage) for passage in passages], frames, rows)
         noise = stack([self._noise(passage) for passage in passages], frames * self._frame, rows)
         empty = mel.new_zeros(0)

@@ -16,7 +16,9 @@ STEPS = 10
 
 
 class Recall(Protocol):
-    """Memory of earlier frames, step by step."""
+    """Memory of earlier frames, step by step. ``added`` is where the new frames' part may be put."""
+
+    added: Memory
 
     def read(self, step: int) -> Memory | None: ...
 
@@ -66,7 +68,8 @@ class Solver:
                 continue
             past = recall.read(step)
             remembered = (past.attention, past.convolution) if past else (None, None)
-            x, attention, convolution = run(self._step_of_stream, *place, *remembered)
+            kept = (recall.added.attention, recall.added.convolution)
+            x, attention, convolution = run(self._step_of_stream, *place, *remembered, *kept)
             recall.write(step, Memory(attention, convolution))
         return x.clone() if graphed else x
 
@@ -88,7 +91,7 @@ class Solver:
         mask: torch.Tensor | None,
         lengths: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
-        velocity, _ = self._estimator(x, condition, modulation, _rows(mask, lengths))
+        velocity = self._estimator(x, condition, modulation, _rows(mask, lengths))
         return (self._moved(x, velocity, interval),)
 
     def _step_of_stream(
@@ -101,11 +104,13 @@ class Solver:
         lengths: torch.Tensor | None,
         attention: torch.Tensor | None,
         convolution: torch.Tensor | None,
+        added_attention: torch.Tensor,
+        added_convolution: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         past = Memory(attention, convolution) if attention is not None and convolution is not None else None
-        velocity, added = self._estimator(x, condition, modulation, _rows(mask, lengths), past, remember=True)
-        assert added is not None
-        return self._moved(x, velocity, interval), added.attention, added.convolution
+        added = Memory(added_attention, added_convolution)
+        velocity = self._estimator(x, condition, modulation, _rows(mask, lengths), past, added)
+        return self._moved(x, velocity, interval), added_attention, added_convolution
 
     def _moved(self, x: torch.Tensor, velocity: torch.Tensor, interval: torch.Tensor) -> torch.Tensor:
         given, free = velocity.float().chunk(2)

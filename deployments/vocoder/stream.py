@@ -120,19 +120,25 @@ class Stream:
 class StreamRecall:
     """The memories of several streams as one batch; a Recall of the solver.
 
-    Rows are padded to ``before`` remembered frames, and the batch to ``rows``. A single stream that needs no padding
-    is read in place.
+    Rows are padded to ``before`` remembered and ``longest`` new frames, and the batch to ``rows``. A single stream
+    that needs no padding is read in place.
     """
 
-    def __init__(self, streams: list[Stream], frames: list[int], rows: int, before: int, graphs: Graphs) -> None:
+    added: Memory
+
+    def __init__(
+        self, streams: list[Stream], frames: list[int], rows: int, longest: int, before: int, graphs: Graphs
+    ) -> None:
         self._streams, self._frames, self._rows = streams, frames, rows
         self._in_place = rows == 1 and before == streams[0].frames
         first = streams[0].attention[0]
         depth, heads, width = first.shape[0], first.shape[3], first.shape[5]
-        shape = (depth, 2, _BOTH, rows, heads, before, width)
+        leading = (depth, 2, _BOTH, rows, heads)
         if before and not self._in_place:
-            scratch = graphs.scratch(shape, first.dtype)
-            self._attention = first.new_zeros(shape) if scratch is None else scratch
+            self._attention = _buffer(graphs, "remembered", (*leading, before, width), first)
+        attention = _buffer(graphs, "added", (*leading, longest, width), first).flatten(2, 3)
+        convolution = streams[0].convolution
+        self.added = Memory(attention, convolution.new_empty(depth, 2, _BOTH * rows, *convolution.shape[-2:]))
 
     def read(self, step: int) -> Memory | None:
         """All streams' memory before a step; None when they have none yet."""
@@ -155,6 +161,11 @@ class StreamRecall:
         for row, (stream, frames) in enumerate(zip(self._streams, self._frames, strict=True)):
             stream.remember_frames(step, attention[:, :, :, row, :, :frames])
             stream.convolution[step] = convolution[:, :, :, row]
+
+
+def _buffer(graphs: Graphs, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    scratch = graphs.scratch(name, shape, like.dtype)
+    return like.new_zeros(shape) if scratch is None else scratch
 
 
 def gather_tokens(streams: list[Stream]) -> ConformerMemory | None:

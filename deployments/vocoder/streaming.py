@@ -104,7 +104,7 @@ class Streamer:
             F.pad(speaker, (0, 0, 0, shape.rows - len(turns))),
             stack(given, shape.frames, shape.rows),
             self._padding(shape, frames, seen),
-            StreamRecall(streams, frames, shape.rows, shape.before, self._solver.graphs),
+            StreamRecall(streams, frames, shape.rows, shape.frames, shape.before, self._solver.graphs),
             shape.graphed,
         )
         for stream, count in zip(streams, frames, strict=True):
@@ -113,11 +113,11 @@ class Streamer:
 
     def _shape(self, frames: list[int], seen: list[int]) -> _Shape:
         """The padded shape of a batch: few different ones on a GPU, no padding beyond the longest elsewhere."""
-        opening = seen[0] == 0
-        if not self._solver.graphs.enabled or (opening and len(frames) > 1):
+        opening, once = seen[0] == 0, clip_frames(frames[0])
+        if not self._solver.graphs.enabled or (opening and (len(frames) > 1 or once > self._budget.add)):
             return _Shape(len(frames), max(frames), max(seen), False)
         if opening:
-            return _Shape(1, clip_frames(frames[0]), 0, True)
+            return _Shape(1, once, 0, True)
         return _Shape(batch_rows(len(frames)), chunk_frames(max(frames)), remembered_frames(max(seen)), True)
 
     def _padding(self, shape: _Shape, frames: list[int], seen: list[int]) -> Rows | None:

@@ -19,10 +19,14 @@ import torch
 
 from deployments.types import AUDIO_CODES, GROUP_SECONDS, GROUP_SIZE, SAMPLE_RATE, VQ02_CODES, Reference
 from deployments.vocoder import precision
-from deployments.vocoder.chunks import Chunk, Chunks
+from deployments.vocoder.chunks import SCHEDULE, Chunk, Chunks
 from deployments.vocoder.model import Settings, Synthesizer, Utterance
+from deployments.vocoder.noise import Noise
+from deployments.vocoder.pairs import to_pairs
+from deployments.vocoder.render import Passage
 from deployments.vocoder.sizes import PUBLISHED_FLOW, PUBLISHED_HIFT
 from deployments.vocoder.stream import Stream
+from deployments.vocoder.warmup import warm_up
 from deployments.vocoder.weights import build
 from scripts.checkpoints import flow, hift
 from scripts.checkpoints.presets import PRESETS, Preset
@@ -63,10 +67,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=[*PRESETS, "demo"], default="tiny")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", nargs="*", choices=precision.PRECISIONS, help="default: all on a GPU")
+    parser.add_argument("--profile", action="store_true", help="print where a GPU's time goes, for the last precision")
     parser.add_argument("--json", action="store_true", help="the last line is one object with every figure")
     arguments = parser.parse_args(argv)
     table = Table()
-    measure(_plan(arguments), table)
+    plan = _plan(arguments)
+    synthesizer = measure(plan, table)
+    if arguments.profile:
+        profile(plan, synthesizer)
     if arguments.json:
         print(json.dumps({name: value for name, (value, _) in table.rows.items()}))
 
@@ -86,26 +94,32 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-def measure(plan: Plan, table: Table) -> None:
-    """Everything, into the table."""
+def measure(plan: Plan, table: Table) -> Synthesizer:
+    """Everything, into the table. Gives back what ran with the last precision."""
     print(f"baseline: float32, eager, one at a time ({plan.device})")
     torch.set_num_threads(1 if plan.device.type == "cpu" else torch.get_num_threads())
     synthesizer = make(plan, "float32", graphs=False)
     exact = mel_of(synthesizer, plan)
     whole_clips(plan, synthesizer, "baseline", table)
+    stages(plan, synthesizer, "baseline", table)
     streams(plan, synthesizer, "baseline", (1,), table)
     for chosen in plan.precisions:
         del synthesizer
         print(f"{chosen}: batched{', graphs' if plan.device.type == 'cuda' else ''}")
         synthesizer = make(plan, chosen, graphs=True)
         error(chosen, exact, mel_of(synthesizer, plan), table)
+        with _timer(plan) as taken:
+            warm_up(synthesizer, SCHEDULE)
+        table.add(f"{chosen}: warm-up", taken(), "s")
         whole_clips(plan, synthesizer, chosen, table)
+        stages(plan, synthesizer, chosen, table)
         batch(plan, synthesizer, chosen, table)
         streams(plan, synthesizer, chosen, plan.streams[:1], table)
         memory(plan, chosen, table)
         streams(plan, synthesizer, chosen, plan.streams[1:], table)
     batch_agrees(plan, synthesizer, table)
     bounded_conformer(plan, table)
+    return synthesizer
 
 
 def make(plan: Plan, chosen: str, graphs: bool, conformer_tokens: int | None = None) -> Synthesizer:
@@ -150,6 +164,32 @@ def whole_clips(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -
     for seconds in plan.clips_s:
         taken = timed(plan, partial(synthesizer.synthesize_batch, [_utterance(plan, seconds, 0)]))
         table.add(f"{name}: {seconds:g} s of audio, alone", 1000 * taken, "ms")
+
+
+@torch.inference_mode()
+def stages(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
+    """The parts of one clip's time."""
+    seconds = plan.batch[1]
+    utterance = _utterance(plan, seconds, 0)
+    tokens = to_pairs(np.concatenate([utterance.reference.codes, utterance.codes])).to(plan.device)
+    passage = Passage(synthesizer.mels([utterance])[0], Noise(0))
+    work: dict[str, Callable[[], object]] = {
+        "encoder": lambda: synthesizer.flow.encode_clips([tokens]),
+        "encoder and solver": lambda: synthesizer.mels([utterance]),
+        "HiFT": lambda: synthesizer.renderer.clips([passage]),
+    }
+    for part, function in work.items():
+        table.add(f"{name}: {seconds:g} s of audio, {part}", 1000 * timed(plan, function), "ms")
+
+
+def profile(plan: Plan, synthesizer: Synthesizer) -> None:
+    """Kernels of one clip and of one stream, by time."""
+    utterance = _utterance(plan, plan.batch[1], 0)
+    for work in (partial(synthesizer.synthesize_batch, [utterance]), partial(_stream_run, plan, synthesizer, 1)):
+        work()
+        with torch.profiler.profile() as recorded:
+            work()
+        print(recorded.key_averages().table(sort_by="self_device_time_total", row_limit=30, max_name_column_width=70))
 
 
 def batch(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:

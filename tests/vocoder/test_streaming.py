@@ -1,10 +1,9 @@
-import numpy as np
 import torch
 
-from deployments.vocoder.chunks import Chunk, Chunks
 from deployments.vocoder.flow import Voice
 from deployments.vocoder.model import Synthesizer
 from deployments.vocoder.stream import Stream
+from tests.vocoder.helpers import cut
 
 Tensors = dict[str, torch.Tensor]
 
@@ -30,19 +29,12 @@ def golden_stream(synthesizer: Synthesizer, golden: Tensors) -> Stream:
     return stream
 
 
-def chunks_of(codes: np.ndarray) -> list[Chunk]:
-    chunks = Chunks()
-    chunks.feed(codes)
-    chunks.end()
-    return list(iter(chunks.next, None))
-
-
 @torch.inference_mode()
 def test_streamed_mel_matches_the_golden(golden_synthesizer: Synthesizer, flow_golden: Tensors) -> None:
     codes = flow_golden["tokens"].numpy()
     stream = golden_stream(golden_synthesizer, flow_golden)
     golden_synthesizer.open([stream], [codes[:5]])
-    for number, chunk in enumerate(chunks_of(codes)):
+    for number, chunk in enumerate(cut(codes)):
         (mel,) = golden_synthesizer.streamer.mels([stream], [chunk])
         torch.testing.assert_close(mel.T, flow_golden[f"stream_mel.{number}"][0], atol=1e-4, rtol=0)
     assert number == 3
@@ -52,5 +44,5 @@ def test_streamed_audio_has_the_golden_lengths(golden_synthesizer: Synthesizer, 
     codes = flow_golden["tokens"].numpy()
     stream = golden_stream(golden_synthesizer, flow_golden)
     golden_synthesizer.open([stream], [codes[:5]])
-    lengths = [len(golden_synthesizer.advance([stream], [chunk])[0]) for chunk in chunks_of(codes)]
+    lengths = [len(golden_synthesizer.advance([stream], [chunk])[0]) for chunk in cut(codes)]
     assert lengths == flow_golden["stream_audio_lengths"].tolist()
