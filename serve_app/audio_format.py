@@ -205,7 +205,7 @@ def encode(samples: np.ndarray, name: str) -> bytes:
 
 
 class Muxer:
-    """Writes samples, as they come, into anything that has ``write``; if it has ``seek`` the header tells the length."""
+    """Writes samples as they come, into anything with ``write``; with ``seek`` too, the header tells the length."""
 
     def __init__(self, file: Any, name: str) -> None:
         container, codec, bit_rate = _ENCODERS[name]
