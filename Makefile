@@ -15,7 +15,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-$(TINY)/made: scripts/make_checkpoint.py | $(VENV)/installed
+$(TINY)/made: scripts/make_checkpoint.py scripts/quantize.py $(wildcard scripts/checkpoints/*.py) | $(VENV)/installed
+	rm -rf $(TINY)
 	$(BIN)/python -m scripts.make_checkpoint --preset tiny --variants base,bnb,awq --out $(TINY)
 	touch $@
 

@@ -8,11 +8,13 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
-from av.container import InputContainer, OutputContainer
+from av.audio.stream import AudioStream
+from av.container import InputContainer
 
 from deployments.errors import InvalidInputError
 from deployments.types import SAMPLE_RATE, Clip
@@ -25,7 +27,7 @@ MEDIA_TYPES = {
     "wav": "audio/wav",
     "pcm": "audio/pcm",
 }
-# format -> (container, codec, bits per second)
+# format -> container, codec, bits per second
 _ENCODERS = {
     "mp3": ("mp3", "libmp3lame", 96_000),
     "opus": ("ogg", "libopus", 48_000),
@@ -39,7 +41,8 @@ _RATES = (4_000, 192_000)
 _MAX_CHANNELS = 8
 _SILENCE = 1e-3
 _CHUNK = 4096
-_RIFF_STREAMED = 0x7FFFFFFF - 1024  # what writers put who do not know the length yet
+_PIPED = 0x7FFFF000  # sizes from here on come from writers that do not know the length yet
+_MOST_CHUNKS = 64
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,22 @@ def _open(data: bytes) -> InputContainer:
 
 def _refuse_cut_riff(data: bytes) -> None:
     """A WAV whose header promises more than came; the library would trust the file's size instead."""
-    promised = int.from_bytes(data[4:8], "little")
-    unknown = promised == 0 or promised >= _RIFF_STREAMED
-    if data[:4] == b"RIFF" and not unknown and len(data) < 0.9 * promised:
-        raise _invalid(f"{len(data)} of {promised} bytes of the audio came: it is truncated", "audio_truncated")
+    if data[:4] != b"RIFF":
+        return
+    start, promised = _wav_samples(data)
+    if promised < _PIPED and len(data) - start < 0.9 * promised:
+        raise _invalid(f"{len(data) - start} of {promised} bytes of the audio came: it is truncated", "audio_truncated")
+
+
+def _wav_samples(data: bytes) -> tuple[int, int]:
+    """Where the samples of a WAV start, and how many bytes its header promises: all of a chunk that is cut off."""
+    start = 12
+    for _ in range(_MOST_CHUNKS):
+        name, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        if name == b"data" or start + 8 + size > len(data):
+            return start + 8, size
+        start += 8 + size + size % 2
+    return start, 0
 
 
 def _decode(container: InputContainer, limits: ClipLimits) -> Clip:
@@ -177,23 +192,47 @@ def _pull(graph: av.filter.Graph) -> Iterator[av.AudioFrame]:
 
 
 def encode(samples: np.ndarray, name: str) -> bytes:
-    """float32 samples (n,) at 24 kHz as one mono file in a format of MEDIA_TYPES."""
-    container_name, codec, bit_rate = _ENCODERS[name]
+    """float32 samples (n,) at 24 kHz as one mono file in a format of MEDIA_TYPES.
+
+    Delay and padding of a codec are stated in the file, and players cut them off; only AAC's container (ADTS) has no
+    place for that, so one frame of silence leads and the last one is filled up.
+    """
     buffer = io.BytesIO()
-    with av.open(buffer, mode="w", format=container_name) as container:
-        _encode(container, codec, bit_rate, to_int16(samples))
+    muxer = Muxer(buffer, name)
+    muxer.write(samples)
+    muxer.close()
     return buffer.getvalue()
 
 
-def _encode(container: OutputContainer, codec: str, bit_rate: int | None, pcm: np.ndarray) -> None:
-    stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
-    if bit_rate is not None:
-        stream.bit_rate = bit_rate
-    resampler = AudioResampler(format=stream.format, frame_size=stream.frame_size or _CHUNK)
-    for frame in [*_frames(pcm, "s16"), None]:
-        for plain in resampler.resample(frame):
-            container.mux(stream.encode(plain))
-    container.mux(stream.encode(None))
+class Muxer:
+    """Writes samples as they come, into anything with ``write``; with ``seek`` too, the header tells the length."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        container, codec, bit_rate = _ENCODERS[name]
+        self._container = av.open(file, mode="w", format=container)
+        stream = self._container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
+        assert isinstance(stream, AudioStream)
+        self._stream = stream
+        if bit_rate is not None:
+            self._stream.bit_rate = bit_rate
+        self._resampler = AudioResampler(format=self._stream.format, frame_size=self._stream.frame_size or _CHUNK)
+        self._written = 0
+
+    def write(self, samples: np.ndarray) -> None:
+        """float32 (n,) in [-1, 1] at 24 kHz."""
+        for frame in _frames(to_int16(samples), "s16", self._written):
+            self._encode(frame)
+        self._written += len(samples)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._encode(None)
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def _encode(self, frame: av.AudioFrame | None) -> None:
+        for plain in self._resampler.resample(frame):
+            self._container.mux(self._stream.encode(plain))
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
@@ -201,12 +240,12 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.round(np.clip(samples, -1.0, 1.0) * 32767).astype(np.int16)
 
 
-def _frames(samples: np.ndarray, sample_format: str) -> Iterator[av.AudioFrame]:
+def _frames(samples: np.ndarray, sample_format: str, first: int = 0) -> Iterator[av.AudioFrame]:
     for start in range(0, len(samples), _CHUNK):
         frame = av.AudioFrame.from_ndarray(
             samples[np.newaxis, start : start + _CHUNK], format=sample_format, layout="mono"
         )
         frame.sample_rate = SAMPLE_RATE
         frame.time_base = Fraction(1, SAMPLE_RATE)
-        frame.pts = start
+        frame.pts = first + start
         yield frame

@@ -3,11 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts import make_checkpoint
 from scripts.checkpoints.presets import TINY
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are quicker without threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

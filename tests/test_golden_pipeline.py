@@ -13,16 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from deployments.checkpoint import Layout
-from deployments.encoder import encoder as encoder_room
 from deployments.encoder.audio import normalize_energy, prepare, resample, trim_silence
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.load import load as load_encoder
 from deployments.llm.engine import Engine, Job
 from deployments.llm.loading import Options, load_engine
 from deployments.llm.prompt import edit_instruction
 from deployments.llm.step1 import Step1ForCausalLM
 from deployments.llm.tokenizer import Step1Tokenizer
 from deployments.types import GROUP_SIZE, SAMPLE_RATE, Clip, ClonePrompt, EditPrompt, Prompt, Reference, Sampling
-from deployments.vocoder import model as vocoder_room
 from deployments.vocoder.flow import FRAMES_PER_PAIR
+from deployments.vocoder.model import Synthesizer
+from deployments.vocoder.model import load as load_vocoder
 from deployments.vocoder.pairs import to_pairs
 
 Tensors = dict[str, torch.Tensor]
@@ -50,8 +52,8 @@ def clip(golden_models: Path) -> Clip:
 
 
 @pytest.fixture(scope="module")
-def encoder(layout: Layout) -> encoder_room.Encoder:
-    return encoder_room.load(layout, torch.device("cpu"))
+def encoder(layout: Layout) -> Encoder:
+    return load_encoder(layout, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +74,8 @@ def engine(layout: Layout) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def vocoder(layout: Layout) -> vocoder_room.Synthesizer:
-    return vocoder_room.load(layout, torch.device("cpu"))
+def vocoder(layout: Layout) -> Synthesizer:
+    return load_vocoder(layout, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,12 @@ def continue_greedily(engine: Engine, ids: list[int], first_audio: int) -> list[
 
 @torch.inference_mode()
 def synthesize(
-    room: vocoder_room.Synthesizer, codes: np.ndarray, reference: Reference, noise: torch.Tensor
+    room: Synthesizer, codes: np.ndarray, reference: Reference, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mel (1, 80, frames) from a given start (1, 80, at least all frames), and the wave (1, n) without source noise."""
     pairs, voice = to_pairs(codes), room.voice(reference)
-    mel = room.flow(pairs, voice, noise[0, :, : FRAMES_PER_PAIR * (len(voice.pairs) + len(pairs))].T).T[None]
+    start = noise[0, :, : FRAMES_PER_PAIR * (len(voice.pairs) + len(pairs))].T
+    mel = room.clips.mels([pairs], [voice], [start])[0].T[None]
     source = room.hift.excite(mel, torch.zeros(1, room.hift.sizes.frame * mel.shape[2]))
     return mel, room.hift(mel, source)
 
@@ -110,7 +113,7 @@ def assert_close(found: torch.Tensor | np.ndarray, expected: torch.Tensor, toler
 
 
 @torch.inference_mode()
-def test_clip_is_prepared_as_expected(encoder: encoder_room.Encoder, clip: Clip, expected: Tensors) -> None:
+def test_clip_is_prepared_as_expected(encoder: Encoder, clip: Clip, expected: Tensors) -> None:
     signal = torch.from_numpy(prepare(clip))
     assert_close(signal[None], expected["prompt_24k"], 1e-5)
     at16 = resample(signal, SAMPLE_RATE, 16_000)
@@ -119,7 +122,7 @@ def test_clip_is_prepared_as_expected(encoder: encoder_room.Encoder, clip: Clip,
     assert_close(trim_silence([normalize_energy(at16)])[0], expected["audio_16k"], 1e-5)
 
 
-def test_encoder_gives_the_expected_reference(encoder: encoder_room.Encoder, clip: Clip, expected: Tensors) -> None:
+def test_encoder_gives_the_expected_reference(encoder: Encoder, clip: Clip, expected: Tensors) -> None:
     found = encoder.encode_batch([clip])[0]
     for name in ("vq02", "vq06"):
         np.testing.assert_array_equal(getattr(found, name), expected[name])
@@ -141,7 +144,7 @@ def test_language_model_gives_the_expected_ids_logits_and_codes(
 
 @pytest.mark.parametrize("case", CASES)
 def test_vocoder_gives_the_expected_mel_and_wave(
-    vocoder: vocoder_room.Synthesizer, reference: Reference, expected: Tensors, case: str
+    vocoder: Synthesizer, reference: Reference, expected: Tensors, case: str
 ) -> None:
     mel, samples = synthesize(vocoder, expected[f"{case}.codes"].numpy(), reference, expected["rand_noise"])
     assert_close(mel, expected[f"{case}.mel"], 2e-3)
@@ -150,10 +153,10 @@ def test_vocoder_gives_the_expected_mel_and_wave(
 
 @pytest.mark.parametrize("case", CASES)
 def test_clip_becomes_the_expected_wave_through_all_stages(
-    encoder: encoder_room.Encoder,
+    encoder: Encoder,
     tokenizer: Step1Tokenizer,
     engine: Engine,
-    vocoder: vocoder_room.Synthesizer,
+    vocoder: Synthesizer,
     clip: Clip,
     expected: Tensors,
     case: str,

@@ -21,7 +21,7 @@ def write(variant: Path, preset: Preset, seed: int, device: str) -> None:
     (folder / "cosyvoice.yaml").write_text(text + "\n", encoding="utf-8")
     torch.save(flow.state(preset.flow, Source(seed, "flow.pt", device)), folder / "flow.pt")
     torch.save(hift.state(preset.hift, Source(seed, "hift.pt", device)), folder / "hift.pt")
-    campplus.write(folder, preset.campplus_channels, seed)
+    campplus.write(folder, preset.campplus, seed)
 
 
 def _node(indent: int, key: str, path: str, entries: Mapping[str, object]) -> list[str]:

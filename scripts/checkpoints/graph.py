@@ -1,6 +1,7 @@
 """Writing an ONNX graph node by node, named as torch's exporter names it: /scope/Op, /scope/Op_1, ..."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,13 @@ class Graph:
         self.nodes.append(helper.make_node(op, list(inputs), [result], name=name, **attributes))
         return result
 
-    def conv(self, scope: str, x: str, weight: str, bias: str) -> str:
-        """A Conv node of stride 2 over time that keeps ceil(frames / 2); ``weight`` is (channels, inputs, kernel)."""
-        kernel = next(tensor.dims[-1] for tensor in self.weights if tensor.name == weight)
-        window = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "strides": [2], "dilations": [1]}
-        return self.node("Conv", scope, x, weight, bias, output="", group=1, **window)
+    def conv(
+        self, scope: str, x: str, weights: Sequence[str], kernel: list[int], strides: list[int], dilation: int = 1
+    ) -> str:
+        """A Conv node, padded so that only its strides shorten; ``weights`` are its weight and, if any, its bias."""
+        pads = [dilation * (size // 2) for size in kernel] * 2
+        window = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": [dilation] * len(kernel)}
+        return self.node("Conv", scope, x, *weights, output="", group=1, **window)
 
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The finished, checked model."""

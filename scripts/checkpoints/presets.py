@@ -30,6 +30,15 @@ class S3Sizes:
 
 
 @dataclass(frozen=True)
+class CamPlusSizes:
+    """The speaker network: channels of its first time-delay layer, and what its dense layers add and compute in."""
+
+    channels: int
+    growth: int
+    width: int
+
+
+@dataclass(frozen=True)
 class FlowSizes:
     """Tokens to mel: the conformer before and after the upsampling, and the DiT estimator."""
 
@@ -75,7 +84,7 @@ class Preset:
 
     paraformer: ParaformerSizes
     s3: S3Sizes
-    campplus_channels: int
+    campplus: CamPlusSizes
     flow: FlowSizes
     hift: HiftSizes
     step1: Step1Sizes
@@ -84,7 +93,7 @@ class Preset:
 TINY = Preset(
     paraformer=ParaformerSizes(width=64, heads=4, ffn=128, blocks=4, characters=64),
     s3=S3Sizes(width=64, heads=4, blocks=2),
-    campplus_channels=32,
+    campplus=CamPlusSizes(channels=16, growth=8, width=16),
     flow=FlowSizes(
         width=64, heads=4, ffn=128, blocks=2, up_blocks=2, dit_width=64, dit_heads=2, dit_head_dim=32, dit_depth=3
     ),
@@ -94,7 +103,7 @@ TINY = Preset(
 FULL = Preset(
     paraformer=ParaformerSizes(width=512, heads=4, ffn=2048, blocks=50, characters=8501),
     s3=S3Sizes(width=1280, heads=20, blocks=6),
-    campplus_channels=512,
+    campplus=CamPlusSizes(channels=128, growth=32, width=128),
     flow=FlowSizes(
         width=512, heads=8, ffn=2048, blocks=6, up_blocks=4, dit_width=512, dit_heads=8, dit_head_dim=64, dit_depth=16
     ),

@@ -83,7 +83,7 @@ class _Builder:
         g, width = self.graph, self.sizes.width
         weight = g.weight(f"encoders.{name}.weight", self.source.matrix(inputs * 3, width, inputs, 3))
         bias = g.weight(f"encoders.{name}.bias", self.source.normal(width, std=BIAS_SPREAD))
-        return self._gelu("", g.conv(f"/{name}", x, weight, bias))
+        return self._gelu("", g.conv(f"/{name}", x, [weight, bias], kernel=[3], strides=[2]))
 
     def _gelu(self, scope: str, x: str) -> str:
         """x * (erf(x / sqrt(2)) + 1) / 2."""

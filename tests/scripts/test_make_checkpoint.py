@@ -15,12 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from deployments.checkpoint import Layout, safetensors_files, safetensors_shapes
-from deployments.encoder import encoder
+from deployments.encoder.campplus import CamPlus
+from deployments.encoder.campplus_weights import load_campplus
+from deployments.encoder.load import load as load_encoder
 from deployments.types import SAMPLE_RATE, Clip
-from deployments.vocoder import model as vocoder
+from deployments.vocoder.model import load as load_vocoder
 from scripts import make_checkpoint
-from scripts.checkpoints import flow, hift, paraformer, s3, step1
-from scripts.checkpoints.presets import FULL, S3Sizes, Step1Sizes
+from scripts.checkpoints import campplus, flow, hift, paraformer, s3, step1
+from scripts.checkpoints.presets import FULL, TINY, S3Sizes, Step1Sizes
 from scripts.checkpoints.weights import Source
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -123,6 +125,16 @@ def test_s3_graph_ignores_padding_and_uses_many_codes(tiny_models):
     assert len(np.unique(codes)) > 50
 
 
+@pytest.mark.parametrize("preset", [TINY, FULL], ids=["tiny", "full"])
+def test_campplus_is_the_published_architecture(preset, tmp_path):
+    """The encoder recognises its layers and finds the same numbers in torch; another network would be refused."""
+    campplus.write(tmp_path, preset.campplus, 0)
+    path = tmp_path / "campplus.onnx"
+    network = load_campplus(onnx.load(path), onnxruntime.InferenceSession(path))
+    published = sum(weight.numel() for weight in CamPlus().parameters())
+    assert (sum(weight.numel() for weight in network.parameters()) == published) == (preset is FULL)
+
+
 def test_campplus_takes_any_number_of_frames(tiny_models):
     session = onnxruntime.InferenceSession(Layout(tiny_models).cosyvoice / "campplus.onnx")
     for frames in (40, 300):
@@ -146,7 +158,7 @@ def test_tiny_checkpoint_speaks_audibly_without_clipping(tiny_models):
     reference = load_encoder(layout, cpu).encode_batch([Clip(samples, SAMPLE_RATE)])[0]
     coarse, fine = reference.vq02, reference.vq06
     assert len(np.unique(coarse)) > len(coarse) // 4 and len(np.unique(fine)) > len(fine) // 4
-    speech = vocoder.load(layout, cpu).synthesize(reference.codes, reference, seed=0)
+    speech = load_vocoder(layout, cpu).synthesize(reference.codes, reference, seed=0)
     assert np.isfinite(speech).all() and np.abs(speech).max() <= 1
     assert 0.02 < np.sqrt((speech**2).mean()) < 0.4
     assert (np.abs(speech) > 0.98).mean() < 0.01

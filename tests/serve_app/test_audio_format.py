@@ -69,6 +69,13 @@ def test_bad_audio_is_refused_with_its_code(data: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_wav_from_a_pipe_whose_writer_knew_no_length_decodes() -> None:
+    data = wav(tone())
+    for size in (0x7FFFF000, 0xFFFFFFFF):
+        piped = data[:4] + (size + 36).to_bytes(8, "little")[:4] + data[8:40] + size.to_bytes(4, "little") + data[44:]
+        assert decode(piped, LIMITS).samples.shape == (1, len(tone()))
+
+
 @pytest.mark.parametrize("factor", [0.25, 0.4, 0.5, 0.9, 1.7, 4.0])
 def test_speed_changes_length_and_keeps_pitch(factor: float) -> None:
     samples = tone(2.0)
