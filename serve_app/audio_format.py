@@ -161,34 +161,47 @@ def _invalid(message: str, code: str) -> InvalidInputError:
 
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
     """``samples`` (n,) at 24 kHz, ``factor`` times as fast (0.25-4), pitch kept -> (about n / factor,)."""
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(
-        sample_rate=SAMPLE_RATE, format="fltp", layout="mono", time_base=Fraction(1, SAMPLE_RATE)
-    )
-    # One atempo covers 0.5 and more; its square root twice covers the rest.
-    tempos = [factor**0.5] * 2 if factor < 0.5 else [factor]
-    last = source
-    for tempo in tempos:
-        step = graph.add("atempo", f"{tempo:.6f}")
-        last.link_to(step)
-        last = step
-    sink = graph.add("abuffersink")
-    last.link_to(sink)
-    graph.configure()
-    for frame in _frames(samples.astype(np.float32), "fltp"):
-        graph.push(frame)
-    graph.push(None)
-    return np.concatenate([frame.to_ndarray()[0] for frame in _pull(graph)])
+    tempo = Tempo(factor)
+    return np.concatenate([tempo.write(samples), tempo.close()])
 
 
-def _pull(graph: av.filter.Graph) -> Iterator[av.AudioFrame]:
-    while True:
-        try:
-            frame = graph.pull()
-        except (av.BlockingIOError, av.EOFError):
-            return
-        assert isinstance(frame, av.AudioFrame)
-        yield frame
+class Tempo:
+    """Changes the speed of samples as they come, pitch kept; ``factor`` 0.25-4."""
+
+    def __init__(self, factor: float) -> None:
+        self._graph = av.filter.Graph()
+        last = self._graph.add_abuffer(
+            sample_rate=SAMPLE_RATE, format="fltp", layout="mono", time_base=Fraction(1, SAMPLE_RATE)
+        )
+        # One atempo covers 0.5 and more; its square root twice covers the rest.
+        tempos = [factor**0.5] * 2 if factor < 0.5 else [factor]
+        for step in [self._graph.add("atempo", f"{tempo:.6f}") for tempo in tempos] + [self._graph.add("abuffersink")]:
+            last.link_to(step)
+            last = step
+        self._graph.configure()
+        self._written = 0
+
+    def write(self, samples: np.ndarray) -> np.ndarray:
+        """float32 (n,) -> what is ready, (m,)."""
+        for frame in _frames(samples.astype(np.float32), "fltp", self._written):
+            self._graph.push(frame)
+        self._written += len(samples)
+        return self._pull()
+
+    def close(self) -> np.ndarray:
+        """The rest, (m,)."""
+        self._graph.push(None)
+        return self._pull()
+
+    def _pull(self) -> np.ndarray:
+        pieces = [np.empty(0, np.float32)]
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return np.concatenate(pieces)
+            assert isinstance(frame, av.AudioFrame)
+            pieces.append(frame.to_ndarray()[0])
 
 
 def encode(samples: np.ndarray, name: str) -> bytes:

@@ -22,8 +22,23 @@ def envelope(
 ) -> JSONResponse:
     """An error response as OpenAI's clients expect it."""
     headers = {"Retry-After": str(RETRY_AFTER_S)} if retry else None
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": error}, status_code=status, headers=headers)
+    return JSONResponse({"error": _body(message, kind, param, code)}, status_code=status, headers=headers)
+
+
+def _body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, str | None]:
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def late_error(error: Exception, request_id: str) -> dict[str, str | None]:
+    """The same for an error after the status line is gone: the envelope's inside."""
+    if isinstance(error, DeadlineError):
+        return _body(str(error), "timeout_error", code="deadline_exceeded")
+    logger.error("request %s failed while it was speaking: %s", request_id, _first_line(error))
+    return _body(f"the server failed on this request (id {request_id})", "server_error", code="server_error")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def editx_error(_request: Request, error: Exception) -> JSONResponse:
@@ -44,7 +59,7 @@ def editx_error(_request: Request, error: Exception) -> JSONResponse:
 def server_error(request: Request, error: Exception) -> JSONResponse:
     """The response for a failure the client did not cause: one line, with the request id to find it in the logs."""
     request_id = request.headers.get("x-request-id", "unknown")
-    logger.error("request %s failed: %s: %s", request_id, type(error).__name__, str(error).splitlines()[:1])
+    logger.error("request %s failed: %s", request_id, _first_line(error))
     return envelope(500, f"the server failed on this request (id {request_id})", "server_error", code="server_error")
 
 

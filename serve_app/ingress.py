@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Form, Header, Response, UploadFile
+from fastapi import FastAPI, Form, Header, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -19,8 +19,9 @@ from serve_app.body import BodyLimit
 from serve_app.config import AppArgs, Variant
 from serve_app.pipeline import Stages
 from serve_app.requests import MODEL, Uploads
+from serve_app.responses import audio_file, audio_stream, event_stream
 from serve_app.schemas import SpeechRequest
-from serve_app.service import Result, Service
+from serve_app.service import Service
 from serve_app.stages import RemoteEncoder, RemoteLLM, RemoteVocoder, ReplicaStates
 from serve_app.voices import PRESETS, Voices
 
@@ -52,12 +53,13 @@ def _add_speech(app: FastAPI, service: Service) -> None:
     media: dict[int | str, dict[str, Any]] = {200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}}
 
     @app.post("/v1/audio/speech", response_class=Response, responses=media)
-    async def speech(body: SpeechRequest, patience: Patience = None) -> Response:
-        """Speech, or an edit of speech, as one file."""
-        return audio_response(await service.speech(body, Uploads(), patience), body.metadata or {})
+    async def speech(request: Request, body: SpeechRequest, patience: Patience = None) -> Response:
+        """Speech, or an edit of speech: one file, a stream of its bytes, or server-sent events."""
+        return await answer(service, request, body, Uploads(), patience)
 
     @app.post("/v1/audio/speech/upload", response_class=Response, responses=media)
     async def speech_upload(
+        request: Request,
         payload: Annotated[str, Form(description="the JSON body of /v1/audio/speech")],
         prompt_audio_file: UploadFile | None = None,
         input_audio_file: UploadFile | None = None,
@@ -69,7 +71,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from None
         uploads = Uploads(await _content(prompt_audio_file), await _content(input_audio_file))
-        return audio_response(await service.speech(body, uploads, patience), body.metadata or {})
+        return await answer(service, request, body, uploads, patience)
 
 
 async def _content(file: UploadFile | None) -> bytes | None:
@@ -152,15 +154,18 @@ def required(service: Service) -> list[str]:
     return [name for name, stage in stages.items() if stage.autoscaling.min_replicas > 0]
 
 
-def audio_response(result: Result, metadata: dict[str, str]) -> Response:
-    """The audio with the headers of the HTTP contract."""
-    headers = {
-        "Server-Timing": result.timings.header(),
-        "X-Audio-Duration": f"{result.duration:.3f}",
-        "X-Model-Variant": result.job.variant,
-    }
-    headers |= {f"X-Metadata-{name}": value for name, value in metadata.items()}
-    return Response(result.data, media_type=MEDIA_TYPES[result.job.format], headers=headers)
+async def answer(
+    service: Service, request: Request, body: SpeechRequest, uploads: Uploads, patience: float | None
+) -> Response:
+    """Speech in the way the request asks for."""
+    metadata = body.metadata or {}
+    kind = body.stream_format or ("audio" if body.stream else None)
+    if kind is None:
+        return audio_file(await service.speech(body, uploads, patience), metadata)
+    spoken = await service.stream(body, uploads, patience)
+    if kind == "audio":
+        return audio_stream(spoken, metadata)
+    return event_stream(spoken, metadata, request.headers.get("x-request-id", "unknown"))
 
 
 @serve.deployment

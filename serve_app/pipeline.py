@@ -7,7 +7,7 @@ vocoder would save a hop of a few milliseconds, but Serve would count the wait a
 import asyncio
 import hashlib
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -46,6 +46,12 @@ class VocoderStage(Protocol):
 
     async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech: ...
 
+    def stream(
+        self, llm: LLMStage, prompt: Prompt, sampling: Sampling, reference: Reference
+    ) -> AsyncGenerator[np.ndarray | Generation, None]:
+        """Samples (n,) while ``llm`` still writes; the last item says how it ended."""
+        ...
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -58,19 +64,27 @@ class Stages:
 
 @dataclass
 class Timings:
-    """Seconds a request spent in each stage; ``queue`` is the wait for the language model and the vocoder."""
+    """Seconds a request spent in each stage; ``queue`` is the wait for the language model and the vocoder.
+
+    ``cached``: every reference came out of the encoder's cache.
+    """
 
     encode: float = 0.0
     queue: float = 0.0
     llm: float = 0.0
     vocode: float = 0.0
+    cached: bool = True
     started: float = field(default_factory=time.perf_counter)
 
-    def header(self) -> str:
-        """The Server-Timing header's value, milliseconds."""
+    def milliseconds(self) -> dict[str, float]:
+        """By stage, and the total until now."""
         total = time.perf_counter() - self.started
         stages = {"encode": self.encode, "queue": self.queue, "llm": self.llm, "vocode": self.vocode, "total": total}
-        return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items())
+        return {name: round(seconds * 1000, 1) for name, seconds in stages.items()}
+
+    def header(self) -> str:
+        """The Server-Timing header's value."""
+        return ", ".join(f"{name};dur={duration}" for name, duration in self.milliseconds().items())
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ async def clone(
 
     A few are in work at a time; each has draws of its own, so that the order in which they end changes nothing.
     """
-    reference = await _encode(stages, clip, timings)
+    reference = await encode(stages, clip, timings)
     speaker, in_work = speaker_name(transcript, clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
 
     async def speak(number: int, text: str) -> Audio:
@@ -104,15 +118,22 @@ async def edit(
     stages: Stages, variant: str, clip: Clip, instruction: str, rounds: int, sampling: Sampling, timings: Timings
 ) -> Audio:
     """Apply ``instruction`` to ``clip``; each further round takes the audio of the round before in full."""
+    return (await edit_rounds(stages, variant, clip, instruction, rounds, sampling, timings))[1]
+
+
+async def edit_rounds(
+    stages: Stages, variant: str, clip: Clip, instruction: str, rounds: int, sampling: Sampling, timings: Timings
+) -> tuple[Clip, Audio]:
+    """The rounds of an edit: the last one's audio as a clip, and with the tokens that all took."""
     prompt_tokens = audio_tokens = 0
     for number in range(rounds):
-        reference = await _encode(stages, clip, timings)
+        reference = await encode(stages, clip, timings)
         prompt = EditPrompt(instruction, reference.codes)
         audio = await _speak(stages, variant, prompt, reference, reseeded(sampling, number), timings)
         clip = Clip(audio.samples[np.newaxis], SAMPLE_RATE)
         prompt_tokens += audio.prompt_tokens
         audio_tokens += audio.audio_tokens
-    return Audio(audio.samples, prompt_tokens, audio_tokens)
+    return clip, Audio(audio.samples, prompt_tokens, audio_tokens)
 
 
 def reseeded(sampling: Sampling, number: int) -> Sampling:
@@ -149,10 +170,12 @@ def speaker_name(transcript: str, clip: Clip) -> str:
     return "clone_" + hashlib.sha256(transcript.encode() + ends.tobytes()).hexdigest()[:16]
 
 
-async def _encode(stages: Stages, clip: Clip, timings: Timings) -> Reference:
+async def encode(stages: Stages, clip: Clip, timings: Timings) -> Reference:
+    """A clip's reference; its time, and whether it came out of the cache, go into ``timings``."""
     start = time.perf_counter()
     reference = await stages.encoder.encode(clip)
     timings.encode += time.perf_counter() - start
+    timings.cached = timings.cached and reference.cached
     return reference
 
 

@@ -70,6 +70,10 @@ class SpeechRequest(Body):
         None, ge=1, le=8192, description="for each piece of long text, each round; 41.7 are 1 s"
     )
     step_audio: StepAudio | None = None
+    stream_format: Literal["audio", "sse"] | None = Field(
+        None, description="answer while it is being spoken: bytes of the format, or server-sent events"
+    )
+    stream: bool = Field(False, description="true means stream_format audio, unless that is given")
     metadata: dict[HeaderName, HeaderText] | None = Field(
         None, max_length=16, description="returned as X-Metadata-* headers"
     )

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from ray.serve.schema import ServeStatus
 
 from deployments.errors import EditXError, OverloadedError, StageError
 from deployments.types import Clip, Generation, Prompt, Reference, Sampling, Speech
+from serve_app.pipeline import LLMStage
 
 logger = logging.getLogger("ray.serve")
 
@@ -24,7 +27,7 @@ class RemoteStage:
 
     def __init__(self, name: str, handle: DeploymentHandle) -> None:
         self.name = name
-        self._handle = handle
+        self.handle = handle
 
     async def call(self, method: str, *args: Any) -> Any:
         """Await a method's result.
@@ -45,20 +48,29 @@ class RemoteStage:
             raise StageError(f"{self.name} died twice during {method}") from error
 
     async def _once(self, method: str, *args: Any) -> Any:
-        response = getattr(self._handle, method).remote(*args)
+        response = getattr(self.handle, method).remote(*args)
         try:
             return await response
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except RayTaskError as error:
-            if isinstance(error.cause, EditXError):
-                raise error.cause from None
-            raise StageError(f"{self.name} failed during {method}: {error.cause!r}") from error
-        except BackPressureError as error:
-            raise OverloadedError(f"{self.name} has too many requests waiting; try again later") from error
-        except DeploymentUnavailableError as error:
-            raise StageError(f"{self.name} cannot start; see the Ray dashboard") from error
+        except RayActorError:
+            raise
+        except Exception as error:
+            raise self._mapped(error, method) from error
+
+    def _mapped(self, error: Exception, method: str) -> Exception:
+        """What a caller sees of a failure: the project's own errors as they are, a dead replica as such."""
+        cause = error
+        while isinstance(cause, RayTaskError):  # a stage that calls another wraps the other's wrapping
+            cause = cause.cause
+        if isinstance(cause, EditXError | RayActorError):
+            return cause
+        if isinstance(cause, BackPressureError):
+            return OverloadedError(f"{self.name} has too many requests waiting; try again later")
+        if isinstance(cause, DeploymentUnavailableError):
+            return StageError(f"{self.name} cannot start; see the Ray dashboard")
+        return StageError(f"{self.name} failed during {method}: {cause!r}")
 
 
 class RemoteEncoder(RemoteStage):
@@ -69,7 +81,7 @@ class RemoteEncoder(RemoteStage):
 
 
 class RemoteLLM(RemoteStage):
-    """LLMStage over Ray."""
+    """LLMStage over Ray; the vocoder iterates it itself when it streams."""
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         return await self.call("generate", prompt, sampling)
@@ -80,6 +92,36 @@ class RemoteVocoder(RemoteStage):
 
     async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech:
         return await self.call("synthesize", codes, reference, seed)
+
+    async def stream(
+        self, llm: LLMStage, prompt: Prompt, sampling: Sampling, reference: Reference
+    ) -> AsyncGenerator[np.ndarray | Generation, None]:
+        """Tried once more on another replica if one dies before the first samples, never after."""
+        assert isinstance(llm, RemoteLLM)
+        for last_try in (False, True):
+            begun = False
+            try:
+                async with aclosing(self._stream(llm.handle, prompt, sampling, reference)) as parts:
+                    async for part in parts:
+                        begun = True
+                        yield part
+                return
+            except RayActorError as error:
+                if begun or last_try:
+                    raise StageError("a replica died while it was speaking") from error
+                logger.warning("%s: a replica died before it spoke, trying another", self.name)
+
+    async def _stream(self, *args: Any) -> AsyncGenerator[np.ndarray | Generation, None]:
+        response = self.handle.options(stream=True).stream.remote(*args)
+        try:
+            async for part in response:
+                yield part
+        except RayActorError:
+            raise
+        except Exception as error:
+            raise self._mapped(error, "stream") from error
+        finally:
+            response.cancel()
 
 
 class ReplicaStates:

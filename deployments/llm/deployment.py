@@ -1,6 +1,7 @@
 """The language model as a Ray Serve deployment: one class, one deployment per variant."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,17 @@ class LLM:
         assert last.finish_reason is not None
         return Generation(codes, last.finish_reason, len(job.prompt), last.queue_s, last.compute_s)
 
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[np.ndarray]:
-        """Whole groups of codes int32 (5 n,) as they come: the first at once, later ones together."""
-        async for piece in self._engine.generate(self._job(prompt, sampling)):
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[np.ndarray | Generation]:
+        """Whole groups of codes int32 (5 n,) as they come: the first at once, later ones together.
+
+        The last item is a Generation without codes: how it ended and what it took.
+        """
+        job = self._job(prompt, sampling)
+        async for piece in self._engine.generate(job):
             whole = piece.ids[: len(piece.ids) // GROUP_SIZE * GROUP_SIZE]
             if len(whole):
                 yield self._codes(whole)
+        yield self._gather(job, [replace(piece, ids=piece.ids[:0])])
 
     def _warm_up(self) -> None:
         """Answer a small prompt and look at the answer's form. Raises StageError if it is not audio."""
