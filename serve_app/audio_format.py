@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
@@ -40,6 +39,7 @@ _DEMUXERS = "wav,w64,mp3,flac,ogg,mov,mp4,m4a,3gp,matroska,webm,aac,aiff,au,caf,
 _RATES = (4_000, 192_000)
 _MAX_CHANNELS = 8
 _SILENCE = 1e-3
+_PROBED = "1000000"  # bytes that may be read to find out about streams
 _CHUNK = 4096
 _PIPED = 0x7FFFF000  # sizes from here on come from writers that do not know the length yet
 _MOST_CHUNKS = 64
@@ -70,7 +70,7 @@ def decode(data: bytes, limits: ClipLimits) -> Clip:
 
 def _open(data: bytes) -> InputContainer:
     # Without these two lists a playlist could make the library open other files and addresses.
-    options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "pipe"}
+    options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "pipe", "probesize": _PROBED}
     return av.open(io.BytesIO(data), mode="r", options=options, metadata_errors="ignore")
 
 
@@ -125,7 +125,7 @@ def _claimed_seconds(container: InputContainer) -> float:
 
 def _samples(container: InputContainer, most: int) -> np.ndarray:
     """Up to ``most`` samples (channels, n); what follows is not decoded."""
-    resampler = AudioResampler(format="fltp")
+    resampler = av.AudioResampler(format="fltp")
     pieces: list[np.ndarray] = []
     total = 0
     for frame in container.decode(audio=0):
@@ -228,7 +228,7 @@ class Muxer:
         self._stream = stream
         if bit_rate is not None:
             self._stream.bit_rate = bit_rate
-        self._resampler = AudioResampler(format=self._stream.format, frame_size=self._stream.frame_size or _CHUNK)
+        self._resampler = av.AudioResampler(format=self._stream.format, frame_size=self._stream.frame_size or _CHUNK)
         self._written = 0
 
     def write(self, samples: np.ndarray) -> None:

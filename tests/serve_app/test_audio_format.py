@@ -69,6 +69,15 @@ def test_bad_audio_is_refused_with_its_code(data: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_mp3_behind_a_large_picture_decodes() -> None:
+    size = 4_000_000
+    tag = b"ID3\x03\x00\x00" + bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    frame = b"APIC" + (size - 10).to_bytes(4, "big") + b"\x00\x00" + b"\x00image/png\x00\x03\x00"
+    picture = frame + b"\x89PNG" + bytes(size - len(frame) - 4)
+    clip = decode(tag + picture + encode(tone(), "mp3"), LIMITS)
+    assert clip.samples.shape == (1, len(tone()))
+
+
 def test_wav_from_a_pipe_whose_writer_knew_no_length_decodes() -> None:
     data = wav(tone())
     for size in (0x7FFFF000, 0xFFFFFFFF):
