@@ -228,7 +228,7 @@ class Muxer:
         self._stream = stream
         if bit_rate is not None:
             self._stream.bit_rate = bit_rate
-        self._resampler = av.AudioResampler(format=self._stream.format, frame_size=self._stream.frame_size or _CHUNK)
+        self._resampler = av.AudioResampler(format=self._stream.format, frame_size=self._stream.frame_size or None)
         self._written = 0
 
     def write(self, samples: np.ndarray) -> None:

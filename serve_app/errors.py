@@ -31,9 +31,9 @@ def _body(message: str, kind: str, param: str | None = None, code: str | None = 
 
 def late_error(error: Exception, request_id: str) -> dict[str, str | None]:
     """The same for an error after the status line is gone: the envelope's inside."""
+    logger.error("request %s failed while it was speaking: %s", request_id, _first_line(error))
     if isinstance(error, DeadlineError):
         return _body(str(error), "timeout_error", code="deadline_exceeded")
-    logger.error("request %s failed while it was speaking: %s", request_id, _first_line(error))
     return _body(f"the server failed on this request (id {request_id})", "server_error", code="server_error")
 
 

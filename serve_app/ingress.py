@@ -163,9 +163,8 @@ async def answer(
     if kind is None:
         return audio_file(await service.speech(body, uploads, patience), metadata)
     spoken = await service.stream(body, uploads, patience)
-    if kind == "audio":
-        return audio_stream(spoken, metadata)
-    return event_stream(spoken, metadata, request.headers.get("x-request-id", "unknown"))
+    respond = audio_stream if kind == "audio" else event_stream
+    return respond(spoken, metadata, request.headers.get("x-request-id", "unknown"))
 
 
 @serve.deployment

@@ -19,6 +19,10 @@ from serve_app.errors import late_error
 from serve_app.service import Result, Spoken
 
 
+class _Cut(ConnectionAbortedError):
+    """Raised once a late failure was told and logged, so that the connection is cut and not ended."""
+
+
 def audio_file(result: Result, metadata: dict[str, str]) -> Response:
     """The audio with the headers of the HTTP contract."""
     headers = {
@@ -30,10 +34,20 @@ def audio_file(result: Result, metadata: dict[str, str]) -> Response:
     return Response(result.data, media_type=MEDIA_TYPES[result.job.format], headers=headers)
 
 
-def audio_stream(spoken: Spoken, metadata: dict[str, str]) -> Response:
+def audio_stream(spoken: Spoken, metadata: dict[str, str], request_id: str) -> Response:
     """The audio's bytes while it is being spoken."""
     headers = _headers(spoken.job.variant, metadata)
-    return StreamingResponse(spoken.chunks, media_type=MEDIA_TYPES[spoken.job.format], headers=headers)
+    return StreamingResponse(_bytes(spoken, request_id), media_type=MEDIA_TYPES[spoken.job.format], headers=headers)
+
+
+async def _bytes(spoken: Spoken, request_id: str) -> AsyncGenerator[bytes, None]:
+    async with aclosing(spoken.chunks) as chunks:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except Exception as error:
+            late_error(error, request_id)
+            raise _Cut from None
 
 
 def event_stream(spoken: Spoken, metadata: dict[str, str], request_id: str) -> Response:
@@ -49,7 +63,7 @@ async def _events(spoken: Spoken, request_id: str) -> AsyncGenerator[str, None]:
                 yield _event("speech.audio.delta", audio=base64.b64encode(chunk).decode())
     except Exception as error:
         yield _event("speech.audio.error", error=late_error(error, request_id))
-        raise
+        raise _Cut from None
     yield _event("speech.audio.done", **_summary(spoken))
 
 

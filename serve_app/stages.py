@@ -5,14 +5,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve._private.common import DeploymentStatus, ReplicaState
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import ServeStatus
 
 from deployments.errors import EditXError, OverloadedError, StageError
@@ -112,7 +112,7 @@ class RemoteVocoder(RemoteStage):
                 logger.warning("%s: a replica died before it spoke, trying another", self.name)
 
     async def _stream(self, *args: Any) -> AsyncGenerator[np.ndarray | Generation, None]:
-        response = self.handle.options(stream=True).stream.remote(*args)
+        response = cast(DeploymentResponseGenerator[Any], self.handle.options(stream=True).stream.remote(*args))
         try:
             async for part in response:
                 yield part

@@ -1,9 +1,11 @@
 """Stage interfaces without models, for tests of what surrounds them."""
 
+from collections.abc import AsyncGenerator
+
 import numpy as np
 
 from deployments.types import SAMPLE_RATE, Clip, Generation, Prompt, Reference, Sampling, Speech
-from serve_app.pipeline import Stages
+from serve_app.pipeline import LLMStage, Stages
 
 
 class FakeEncoder:
@@ -50,6 +52,16 @@ class FakeVocoder:
         self.seeds.append(seed)
         time = np.arange(SAMPLE_RATE // 2, dtype=np.float32) / SAMPLE_RATE
         return Speech(0.5 * np.sin(2 * np.pi * 440 * time).astype(np.float32), 0.0, 0.125)
+
+    async def stream(
+        self, llm: LLMStage, prompt: Prompt, sampling: Sampling, reference: Reference
+    ) -> AsyncGenerator[np.ndarray | Generation, None]:
+        """The same half second in two chunks, then how the language model ended."""
+        generation = await llm.generate(prompt, sampling)
+        speech = await self.synthesize(generation.codes, reference, sampling.seed)
+        for chunk in np.split(speech.samples, 2):
+            yield chunk
+        yield generation
 
 
 class FakeStates:
