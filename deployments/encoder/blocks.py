@@ -118,9 +118,8 @@ def _attend(attention: Any, x: Tensor, valid: Tensor, window: Tensor, mask: Tens
     """Attention over the window plus the FSMN memory over the block, (blocks, 9, in) -> (blocks, 9, size)."""
     heads, size = attention.h, attention.h * attention.d_k
     query, pair = attention.linear_q_k_v(x).split((size, 2 * size), dim=-1)
-    seen = (
-        pair.flatten(0, 1).index_select(0, window.flatten()).view(-1, WINDOW, 2, heads, attention.d_k)
-    )  # keys and values in one gather
+    seen = pair.flatten(0, 1).index_select(0, window.flatten())  # keys and values in one gather
+    seen = seen.view(-1, WINDOW, 2, heads, attention.d_k)
     key, value = seen.permute(2, 0, 3, 1, 4)
     query = query.view(-1, BLOCK, heads, attention.d_k).transpose(1, 2)
     out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)

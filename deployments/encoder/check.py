@@ -8,6 +8,7 @@ import onnx
 from deployments.checkpoint import Layout, Report, load_onnx, missing_files
 from deployments.encoder import paraformer
 from deployments.encoder.frontend import read_cmvn
+from deployments.encoder.options import EncoderOptions
 from deployments.encoder.s3_weights import check_s3, open_graph
 from deployments.encoder.vq02 import read_centroids
 from deployments.errors import CheckpointError
@@ -16,11 +17,13 @@ SPEAKER_SIZE = 192
 FBANK_SIZE = 80
 
 
-def check(layout: Layout) -> Report:
-    """Compare every file, name and shape with what the encoder needs."""
-    folder, speaker = layout.paraformer, layout.cosyvoice / "campplus.onnx"
+def check(layout: Layout, options: EncoderOptions | None = None) -> Report:
+    """Compare every file, name and shape with what the encoder needs, under the options that name other files."""
+    options = options or EncoderOptions()
+    folder, codebook = options.paraformer or layout.paraformer, options.codebook or layout.codebook
+    speaker = layout.cosyvoice / "campplus.onnx"
     config, weights, cmvn = folder / "config.yaml", folder / "model.pt", folder / "am.mvn"
-    files = (config, weights, cmvn, layout.codebook, layout.s3, speaker)
+    files = (config, weights, cmvn, codebook, layout.s3, speaker)
     problems, notes = missing_files(*files), list[str]()
 
     def look(examine: Callable[[], list[str]], *needs: Path) -> None:
@@ -34,7 +37,7 @@ def check(layout: Layout) -> Report:
     look(lambda: _found(paraformer.read_sizes(config)), config)
     look(lambda: _found(read_cmvn(cmvn)), cmvn)
     look(lambda: paraformer.check(folder, notes), config, weights)
-    look(lambda: _found(read_centroids(layout.codebook, paraformer.read_sizes(config)["output_size"])), layout.codebook)
+    look(lambda: _found(read_centroids(codebook, paraformer.read_sizes(config)["output_size"])), codebook)
     look(lambda: check_s3(open_graph(layout.s3)), layout.s3)
     look(lambda: check_speaker(speaker), speaker)
     return Report(list(dict.fromkeys(problems)), notes)

@@ -12,6 +12,7 @@ import torch
 from deployments.checkpoint import Layout
 from deployments.encoder.check import check
 from deployments.encoder.load import load
+from deployments.encoder.options import EncoderOptions
 from deployments.errors import CheckpointError
 from tests.encoder.conftest import MODELS
 
@@ -56,6 +57,12 @@ def test_a_file_that_is_something_else_is_a_problem_and_stops_loading(name: str,
     assert any(name in problem for problem in check(broken).problems)
     with pytest.raises(CheckpointError, match=name):
         load(broken, torch.device("cpu"))
+
+
+def test_a_lighter_encoder_named_by_the_options_is_checked_in_place_of_the_published_one(tmp_path: Path) -> None:
+    options = EncoderOptions(paraformer=tmp_path / "lighter", codebook=tmp_path / "centroids.npy")
+    problems = check(Layout(MODELS), options).problems
+    assert len(problems) == 4 and all(str(tmp_path) in problem for problem in problems)
 
 
 def test_files_of_noise_are_problems_and_not_exceptions(broken: Layout) -> None:
