@@ -24,8 +24,11 @@ class LLM:
     Args:
         models: the models folder. variant: base, bnb or awq.
         device, num_gpus, num_cpus: this replica's share of the machine.
-        slots: requests that decode at once. max_length: tokens of a prompt and its answer.
+        slots: requests that decode at once; None takes what memory allows, 8 on a CPU.
+        max_length: tokens of a prompt and its answer.
         max_waiting: requests that may wait for a slot; more are refused.
+        coalesce_ms: a stream's codes are handed out at this interval, after the first group.
+        deterministic: on a GPU, the same seed gives the same codes in any company; always so on a CPU.
     """
 
     def __init__(
@@ -35,12 +38,21 @@ class LLM:
         device: str,
         num_gpus: float,
         num_cpus: float,
-        slots: int = 8,
+        slots: int | None = None,
         max_length: int = budget.MAX_LENGTH,
         max_waiting: int = 64,
+        coalesce_ms: float = 20.0,
+        deterministic: bool = False,
     ) -> None:
         where = share.claim(device, num_gpus, num_cpus)
-        options = Options(slots, max_length, max_waiting=max_waiting)
+        options = Options(
+            slots,
+            max_length,
+            max_waiting=max_waiting,
+            coalesce_s=coalesce_ms / 1000,
+            memory_fraction=min(num_gpus, 1.0) or 1.0,
+            deterministic=deterministic,
+        )
         self._max_length = max_length
         self._engine, self._tokenizer = load_engine(Layout(Path(models)).variant(variant), where, options)
         self._warm_up()

@@ -6,7 +6,7 @@ of the one before, and reads results when they are there.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -32,34 +32,51 @@ class Result(Protocol):
         """Wait for them."""
 
 
-@dataclass(frozen=True)
 class SlotState:
-    """One row per slot and one more that padding rows write to; int64 unless said otherwise."""
+    """What each slot's next step needs, as int64 rows: one per slot, and one more that padding rows write to.
 
-    token: torch.Tensor
-    position: torch.Tensor
-    history: torch.Tensor  # (slots + 1, WINDOW)
-    seed: torch.Tensor
-    step: torch.Tensor
-    temperature: torch.Tensor  # float32
-    top_k: torch.Tensor
-    cycle: torch.Tensor  # bool
+    Columns: token, position, seed, step, top_k, cycle, the float32 bits of temperature, the last WINDOW ids.
+    """
+
+    WIDTH = 7 + WINDOW
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        """rows int64 (rows, WIDTH)."""
+        self.rows = rows
+        self.token, self.position, self.seed, self.step, self.top_k = rows[:, :5].unbind(1)
+        self.cycle = rows[:, 5].bool()
+        self.history = rows[:, 7:]
 
     @classmethod
     def allocate(cls, slots: int, device: torch.device) -> "SlotState":
-        def row(dtype: torch.dtype = torch.int64, *shape: int) -> torch.Tensor:
-            return torch.zeros(slots + 1, *shape, dtype=dtype, device=device)
+        return cls(torch.zeros(slots + 1, cls.WIDTH, dtype=torch.int64, device=device))
 
-        floats, bools = torch.float32, torch.bool
-        return cls(row(), row(), row(torch.int64, WINDOW), row(), row(), row(floats), row(), row(bools))
+    @classmethod
+    def row(cls, sampling: Sampling, prompt: Sequence[int]) -> torch.Tensor:
+        """The row of a prompt whose first token is to be drawn: int64 (WIDTH,) on the host."""
+        tail = list(prompt[-WINDOW:])
+        temperature = torch.tensor(sampling.temperature, dtype=torch.float32).view(torch.int32).item()
+        settings = [sampling.top_k, int(sampling.cycle), temperature]
+        values = [tail[-1], len(prompt) - 1, sampling.seed & _SEED_MASK, 0, *settings]
+        return torch.tensor([*values, *[-1] * (WINDOW - len(tail)), *tail])
 
     def at(self, slots: torch.Tensor) -> "SlotState":
-        """The rows of some slots."""
-        return SlotState(*(getattr(self, field.name)[slots] for field in fields(self)))
+        """A copy of some slots' rows."""
+        return SlotState(self.rows[slots])
+
+    def advance(self, slots: torch.Tensor, before: "SlotState", ids: torch.Tensor) -> None:
+        """Make ids (slots,) the newest tokens of slots whose rows were ``before``."""
+        moved = [ids, before.position + 1, before.seed, before.step + 1]
+        kept = [before.rows[:, 4:7], before.history[:, 1:], ids[:, None]]
+        self.rows[slots] = torch.cat([torch.stack(moved, 1), *kept], dim=1)
 
     @property
     def draws(self) -> Draws:
-        return Draws(self.history, self.seed, self.step, self.temperature, self.top_k)
+        temperature = self.rows[:, 6].to(torch.int32).view(torch.float32)
+        return Draws(self.history, self.seed, self.step, temperature, self.top_k)
+
+
+_SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
 
 
 @dataclass(frozen=True)
@@ -77,10 +94,11 @@ class Sampler:
         """head (vocab, hidden). Without stops a generation ends by its budget only."""
         audio = range(vocabulary.audio, vocabulary.audio + AUDIO_CODES)
         unused = [vocabulary.audio] * (STOP_COLUMNS - len(vocabulary.stops))
-        self._ids = torch.tensor([*audio, *vocabulary.stops, *unused], device=head.device)  # (CYCLE_COLUMNS,)
-        self._audio = vocabulary.audio
+        self.ids = torch.tensor([*audio, *vocabulary.stops, *unused], device=head.device)  # (CYCLE_COLUMNS,)
+        self.audio = vocabulary.audio
+        self.stops = len(vocabulary.stops)
         self._head = head
-        self._cycle_head = head[self._ids]
+        self.cycle_head = head[self.ids]
         self._mask = cycle_mask(head.device, len(vocabulary.stops))
 
     def __call__(self, hidden: torch.Tensor, state: SlotState, wide: bool) -> torch.Tensor:
@@ -88,15 +106,15 @@ class Sampler:
 
         ``wide``: some rows may be unconstrained, or take more than the best columns.
         """
-        logits = torch.nn.functional.linear(hidden, self._cycle_head)[: len(state.token)].float()
+        logits = torch.nn.functional.linear(hidden, self.cycle_head)[: len(state.rows)].float()
         assert logits.shape[1] == CYCLE_COLUMNS
-        logits = forbid_repeats(logits, state.history, self._audio)
+        logits = forbid_repeats(logits, state.history, self.audio)
         logits = logits.masked_fill(~self._mask[cycle_rows(state.step)], float("-inf"))
-        ids = self._ids[draw(logits, state.draws, wide)]
+        ids = self.ids[draw(logits, state.draws, wide)]
         return torch.where(state.cycle, ids, self._unconstrained(hidden, state)) if wide else ids
 
     def _unconstrained(self, hidden: torch.Tensor, state: SlotState) -> torch.Tensor:
-        logits = torch.nn.functional.linear(hidden, self._head)[: len(state.token)].float()
+        logits = torch.nn.functional.linear(hidden, self._head)[: len(state.rows)].float()
         return draw(forbid_repeats(logits, state.history), state.draws, wide=True)
 
 
@@ -132,13 +150,10 @@ class Runner:
 
     def begin(self, slot: int, sampling: Sampling, prompt: Sequence[int]) -> None:
         """Take a slot for a prompt and set its row of the state."""
-        tail = list(prompt[-WINDOW:])
-        history = torch.tensor([-1] * (WINDOW - len(tail)) + tail)
-        seed = sampling.seed & 0x7FFF_FFFF_FFFF_FFFF
-        values = (0, len(prompt) - 1, history, seed, 0, sampling.temperature, sampling.top_k, sampling.cycle)
-        for field, value in zip(fields(self.state), values, strict=True):
-            row = getattr(self.state, field.name)[slot]
-            row.copy_(value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=row.dtype))
+        self.state.rows[slot] = SlotState.row(sampling, prompt)
+        self._note(slot, sampling)
+
+    def _note(self, slot: int, sampling: Sampling) -> None:
         (self._wide.discard if sampling.cycle and sampling.top_k else self._wide.add)(slot)
 
     @torch.inference_mode()
@@ -166,10 +181,7 @@ class Runner:
         """Draw the next token of each slot and make it the newest: ids int64 (slots,)."""
         state = self.state.at(slots)
         ids = self.sampler(hidden, state, wide)
-        self.state.token[slots] = ids
-        self.state.position[slots] = state.position + 1
-        self.state.step[slots] = state.step + 1
-        self.state.history[slots] = torch.cat([state.history[:, 1:], ids[:, None]], dim=1)
+        self.state.advance(slots, state, ids)
         return ids
 
     def _tensor(self, values: Sequence[int]) -> torch.Tensor:

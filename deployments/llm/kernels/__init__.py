@@ -1,0 +1,1 @@
+"""Triton kernels of the language model, for CUDA; nothing else imports triton."""

@@ -1,0 +1,180 @@
+"""Linear layers on a GPU: what is multiplied how, by number of rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from deployments.llm.kernels.elementwise import matvec_kernel
+from deployments.llm.kernels.quantised import INT4, NF4, dequantise_kernel, quantised_matmul_kernel
+from deployments.llm.quantization import Int4Weight, NF4Weight, dense
+from deployments.llm.weights import Matmul, Place, Weight
+
+TILE = 128
+MAX_ROWS = 32
+"""Up to so many rows the 4-bit kernel reads the weights as they are; beyond, it pays to expand a matrix first."""
+
+
+class Workspace:
+    """Memory that kernels share: they run one after another on one stream."""
+
+    def __init__(self, device: torch.device, floats: int = 1 << 22) -> None:
+        self.parts = torch.empty(floats, dtype=torch.float32, device=device)
+        self.arrived = torch.zeros(4096, dtype=torch.int32, device=device)
+
+
+def matvec(x: torch.Tensor, matrix: torch.Tensor, gated: bool = False) -> torch.Tensor:
+    """x (1, K) times a matrix (N, K) -> (1, N); ``gated``: a matrix (2 N, K), and silu(gate) * up."""
+    size = matrix.shape[0] // (2 if gated else 1)
+    out = torch.empty(1, size, dtype=x.dtype, device=x.device)
+    rows = 1 if gated else 2
+    width = matrix.shape[1]
+    grid = (triton.cdiv(size, rows),)
+    matvec_kernel[grid](x, matrix, out, size, width, GATED=gated, ROWS=rows, BLOCK=1024 if width >= 1024 else 256)
+    return out
+
+
+class DenseLinear:
+    """A bfloat16 matrix (out, in)."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (rows, in) -> (rows, out)."""
+        return matvec(x, self.matrix) if len(x) == 1 else torch.nn.functional.linear(x, self.matrix)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a 4-bit product is cut up: rows and outputs per program, programs per block of outputs."""
+
+    block_m: int
+    block_n: int
+    split: int
+    warps: int = 4
+    stages: int = 4
+
+
+Planner = Callable[[int, int, int], Launch]
+"""(out, in, rows) -> Launch"""
+
+
+def plan(out: int, inner: int, rows: int) -> Launch:
+    """Enough programs to keep the memory busy, some 3 per multiprocessor, and no more parts than tiles."""
+    block_m = 16 if rows <= 16 else 32
+    blocks = triton.cdiv(out, 64)
+    split = 1
+    while split < 8 and blocks * split * 2 <= 512 and split * 4 <= inner // TILE:
+        split *= 2
+    return Launch(block_m, 64, split)
+
+
+class QuantisedLinear:
+    """A 4-bit matrix in the kernels' layout; see ``quantised``."""
+
+    def __init__(self, weight: Int4Weight | NF4Weight, workspace: Workspace, planner: Planner = plan) -> None:
+        self.out, self.inner = weight.codes.shape
+        assert packable(weight)
+        self._workspace = workspace
+        self._plan = planner
+        self.words = pack_words(weight.codes)
+        if isinstance(weight, NF4Weight):
+            self._kind, self._group, self._symmetric = NF4.value, weight.block, True
+            self.scales = weight.absmax.view(self.out, -1).T.contiguous()
+            self.zeros = weight.table
+        else:
+            self._kind, self._group = INT4.value, weight.group_size
+            self._symmetric = bool((weight.zeros == 8).all())
+            self.scales = weight.scales.T.contiguous()
+            self.zeros = self.scales if self._symmetric else _offset_bits(weight.zeros.T)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x bfloat16 (rows, in) -> (rows, out)."""
+        if len(x) > MAX_ROWS:
+            return torch.nn.functional.linear(x, self.expand(x.dtype))
+        return self.multiply(x, self._plan(self.out, self.inner, len(x)))
+
+    def multiply(self, x: torch.Tensor, launch: Launch) -> torch.Tensor:
+        """The product without expanding the weights; at most MAX_ROWS rows."""
+        out = torch.empty(len(x), self.out, dtype=x.dtype, device=x.device)
+        space = self._workspace
+        assert launch.split * launch.block_m * self.out <= space.parts.numel()
+        grid = (triton.cdiv(self.out, launch.block_n), launch.split)
+        quantised_matmul_kernel[grid](
+            *(x, self.words, self.scales, self.zeros, out, space.parts, space.arrived),
+            *(len(x), self.out, self.inner),
+            **self._constants,
+            BLOCK_M=launch.block_m,
+            BLOCK_N=launch.block_n,
+            SPLIT=launch.split,
+            num_warps=launch.warps,
+            num_stages=launch.stages,
+        )
+        return out
+
+    def expand(self, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        """The matrix (out, in)."""
+        out = torch.empty(self.out, self.inner, dtype=dtype, device=self.words.device)
+        grid = (triton.cdiv(self.out, 64), self.inner // TILE)
+        dequantise_kernel[grid](
+            *(self.words, self.scales, self.zeros, out, self.out, self.inner), **self._constants, BLOCK_N=64
+        )
+        return out
+
+    @property
+    def _constants(self) -> dict[str, int | bool]:
+        return {"KIND": self._kind, "GROUP": self._group, "SYMMETRIC": self._symmetric}
+
+
+def packable(weight: Int4Weight | NF4Weight) -> bool:
+    """Whether the kernels can multiply it: whole tiles of inputs, groups that fill tiles, the standard NF4 table."""
+    inner = weight.codes.shape[1]
+    if isinstance(weight, NF4Weight):
+        standard = torch.tensor(_NF4_TABLE, device=weight.table.device)
+        return inner % TILE == 0 and weight.block in (64, 128) and torch.allclose(weight.table, standard, atol=1e-6)
+    return inner % TILE == 0 and weight.group_size % TILE == 0
+
+
+def pack_words(codes: torch.Tensor) -> torch.Tensor:
+    """codes uint8 (out, in) -> int16 (in / 128, out, 32)."""
+    planes = codes.unflatten(1, (-1, 4, 32)).int()  # (out, tiles, plane, 32)
+    words = planes[:, :, 0] | planes[:, :, 1] << 4 | planes[:, :, 2] << 8 | planes[:, :, 3] << 12
+    return words.to(torch.int16).transpose(0, 1).contiguous()
+
+
+def _offset_bits(zeros: torch.Tensor) -> torch.Tensor:
+    """uint8 -> int16, the bits of bfloat16 -(128 + zero)."""
+    return (-(128 + zeros.float())).to(torch.bfloat16).contiguous().view(torch.int16)
+
+
+def place_on_gpu(workspace: Workspace) -> Place:
+    """4-bit weights stay so where the kernels can multiply them; whatever else becomes bfloat16."""
+
+    def place(weights: list[Weight]) -> Matmul:
+        first = weights[0]
+        if isinstance(first, Int4Weight) and all(isinstance(one, Int4Weight) for one in weights):
+            ints = [one for one in weights if isinstance(one, Int4Weight)]
+            joined: Int4Weight | NF4Weight = Int4Weight(
+                *(torch.cat([getattr(one, part) for one in ints]) for part in ("codes", "scales", "zeros"))
+            )
+        elif isinstance(first, NF4Weight) and all(isinstance(one, NF4Weight) for one in weights):
+            floats = [one for one in weights if isinstance(one, NF4Weight)]
+            codes, absmax = (torch.cat([getattr(one, part) for one in floats]) for part in ("codes", "absmax"))
+            joined = NF4Weight(codes, first.table, absmax, first.block)
+        else:
+            return DenseLinear(torch.cat([dense(one).to(torch.bfloat16) for one in weights]))
+        if not packable(joined):
+            return DenseLinear(joined.dequantize().to(torch.bfloat16))
+        return QuantisedLinear(joined, workspace)
+
+    return place
+
+
+_NF4_TABLE = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)

@@ -1,0 +1,118 @@
+"""The GPU's part of the model that is not a linear layer: norms, gate, attention and drawing."""
+
+import torch
+import triton
+
+from deployments.llm.kernels import attention, elementwise
+from deployments.llm.kernels.linear import DenseLinear, Workspace, matvec
+from deployments.llm.kernels.sampling import draw_kernel
+from deployments.llm.model import Chunk, KVCache
+from deployments.llm.runner import Sampler, SlotState
+from deployments.llm.sampling import CYCLE_COLUMNS, WINDOW
+from deployments.llm.step1 import Step1Config, slopes
+from deployments.llm.weights import Matmul
+from deployments.types import AUDIO_CODES, GROUP, GROUP_SIZE, VQ02_CODES
+
+PADDED_HEADS = 16
+KEY_BLOCK = 64
+
+
+def supported(config: Step1Config) -> bool:
+    """Whether the attention kernels know the head's width and the group's size."""
+    heads = config.num_attention_heads // config.num_attention_groups
+    return config.head_dim in (16, 32, 64, 128) and heads <= PADDED_HEADS
+
+
+class GPUOps:
+    """``model.Ops`` by kernels; see there for shapes."""
+
+    def __init__(self, config: Step1Config, cache: KVCache, workspace: Workspace) -> None:
+        self._config = config
+        self._cache = cache
+        self._space = workspace
+        self._slopes = slopes(config.num_attention_heads).to(cache.keys.device)
+        self._scale = config.head_dim**-0.5
+        self._block = triton.next_power_of_2(config.hidden_size)
+        self._shape = {
+            "HEADS": config.num_attention_heads,
+            "GROUPS": config.num_attention_groups,
+            "DIM": config.head_dim,
+        }
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        elementwise.norm_kernel[(len(x),)](x, weight, out, self._config.rms_norm_eps, x.shape[1], BLOCK=self._block)
+        return out
+
+    def add_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total, out = torch.empty_like(x), torch.empty_like(x)
+        elementwise.add_norm_kernel[(len(x),)](
+            x, residual, weight, total, out, self._config.rms_norm_eps, x.shape[1], BLOCK=self._block
+        )
+        return total, out
+
+    def multiply_gated(self, matmul: Matmul, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 1 and isinstance(matmul, DenseLinear):
+            return matvec(x, matmul.matrix, gated=True)
+        joined = matmul(x)
+        width = joined.shape[1] // 2
+        out = torch.empty(len(x), width, dtype=x.dtype, device=x.device)
+        elementwise.gate_kernel[(len(x), triton.cdiv(width, 1024))](joined, out, width, BLOCK=1024)
+        return out
+
+    def prefill(self, qkv: torch.Tensor, layer: int, chunk: Chunk) -> torch.Tensor:
+        rows, shape = len(qkv), self._shape
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        place = (qkv, keys, values, chunk.slot, chunk.start)
+        attention.write_kernel[(rows, shape["GROUPS"])](*place, self._cache.max_length, **shape, num_warps=1)
+        out = torch.empty(rows, shape["HEADS"] * shape["DIM"], dtype=qkv.dtype, device=qkv.device)
+        attention.prefill_kernel[(triton.cdiv(rows, 64), shape["HEADS"])](
+            *(*place, self._slopes, out, rows, self._cache.max_length, self._scale), **shape, BLOCK_M=64, BLOCK_N=64
+        )
+        return out
+
+    def decode(self, qkv: torch.Tensor, layer: int, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        rows, shape = len(qkv), self._shape
+        split = attention_split(rows)
+        space = self._space
+        assert rows * shape["GROUPS"] * split * PADDED_HEADS * (shape["DIM"] + 2) <= space.parts.numel()
+        out = torch.empty(rows, shape["HEADS"] * shape["DIM"], dtype=qkv.dtype, device=qkv.device)
+        attention.decode_kernel[(rows, shape["GROUPS"], split)](
+            *(qkv, self._cache.keys[layer], self._cache.values[layer], slots, positions, self._slopes, out),
+            *(space.parts, space.arrived, self._cache.slots, self._cache.max_length, self._scale),
+            **shape,
+            PADDED=PADDED_HEADS,
+            BLOCK=KEY_BLOCK,
+            SPLIT=split,
+        )
+        return out
+
+
+def attention_split(rows: int) -> int:
+    """Programs that share a row's keys: some 128 in all, so that one long row fills the GPU."""
+    return max(2, 32 // rows)
+
+
+class GPUSampler(Sampler):
+    """``runner.Sampler`` whose constrained rows are drawn and moved on by one kernel."""
+
+    def draw_codes(self, hidden: torch.Tensor, state: SlotState, slots: torch.Tensor) -> torch.Tensor:
+        """hidden (rows, hidden_size), the state of all slots, slots int64 (rows,) -> ids int64 (rows,)."""
+        head = self.cycle_head
+        logits = matvec(hidden, head) if len(hidden) == 1 else torch.nn.functional.linear(hidden, head)
+        out = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
+        draw_kernel[(len(hidden),)](
+            *(logits, self.ids, state.rows, slots, out, len(state.rows) - 1, self.stops, self.audio),
+            FIRST_CODES=VQ02_CODES,
+            CODES=AUDIO_CODES,
+            COLUMNS=CYCLE_COLUMNS,
+            WIDTH=SlotState.WIDTH,
+            WINDOW=WINDOW,
+            GROUP_FIRST=GROUP[0],
+            GROUP=GROUP_SIZE,
+            BLOCK=triton.next_power_of_2(CYCLE_COLUMNS),
+            num_warps=8,
+        )
+        return out
