@@ -32,7 +32,7 @@ class Clips:
             rows = self._solver.rows(lengths, longest, [0] * len(lengths), 0)
         mel = self._solver.solve(
             stack(noises, longest).to(voices[0].mel.device),
-            stack(self._encode(tokens), longest),
+            stack(self.encode(tokens), longest),
             self._flow.speaker(torch.stack([voice.speaker for voice in voices])),
             stack([voice.mel for voice in voices], longest),
             rows,
@@ -41,8 +41,8 @@ class Clips:
         ends = zip(mel, voices, lengths, strict=True)
         return [part[len(voice.mel) : length] for part, voice, length in ends]
 
-    def _encode(self, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
-        """(n, 2) -> (2 * n, bands) each"""
+    def encode(self, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the estimator follows, for pairs (n, 2): (2 * n, bands) each."""
         results: dict[int, torch.Tensor] = {}
         for group in split([FRAMES_PER_PAIR * len(part) for part in tokens], squared, self._budget.attend):
             encoded = self._flow.encode_clips([tokens[index] for index in group])

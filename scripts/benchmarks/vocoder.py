@@ -7,7 +7,6 @@ time-dependent modulation anew in every step.)
 
 import argparse
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,30 +58,30 @@ class Plan:
     stream_s: float
     streams: tuple[int, ...]
     precisions: tuple[str, ...]
+    brief: bool
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=[*PRESETS, "demo"], default="tiny")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", nargs="*", choices=precision.PRECISIONS, help="default: all on a GPU")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The vocoder's own arguments."""
+    parser.add_argument("--precisions", nargs="+", choices=precision.PRECISIONS, help="default: all on a GPU")
+    parser.add_argument("--brief", action="store_true", help="no baseline, no agreement, no long stream")
     parser.add_argument("--profile", action="store_true", help="print where a GPU's time goes, for the last precision")
-    parser.add_argument("--json", action="store_true", help="the last line is one object with every figure")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, float]:
+    """Print the figures as they come, and return them."""
     table = Table()
     plan = _plan(arguments)
     synthesizer = measure(plan, table)
     if arguments.profile:
         profile(plan, synthesizer)
-    if arguments.json:
-        print(json.dumps({name: value for name, (value, _) in table.rows.items()}))
+    return {name: value for name, (value, _) in table.rows.items()}
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     cuda = arguments.device == "cuda"
     return Plan(
-        preset=PRESETS["tiny" if arguments.preset == "demo" else arguments.preset],
+        preset=PRESETS.get(arguments.preset, PRESETS["tiny"]),
         device=torch.device(arguments.device),
         repeats=10 if cuda else 2,
         prompt_s=9.96 if cuda else 3.0,
@@ -90,36 +89,42 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         batch=(16, 9.96) if cuda else (4, 3.0),
         stream_s=12.48 if cuda else 4.8,
         streams=(1, 8, 32) if cuda else (1, 4),
-        precisions=tuple(arguments.precision or (precision.PRECISIONS if cuda else ("float32",))),
+        precisions=tuple(arguments.precisions or (precision.PRECISIONS if cuda else ("float32",))),
+        brief=arguments.brief,
     )
 
 
 def measure(plan: Plan, table: Table) -> Synthesizer:
     """Everything, into the table. Gives back what ran with the last precision."""
-    print(f"baseline: float32, eager, one at a time ({plan.device})")
     torch.set_num_threads(1 if plan.device.type == "cpu" else torch.get_num_threads())
-    synthesizer = make(plan, "float32", graphs=False)
-    exact = mel_of(synthesizer, plan)
-    whole_clips(plan, synthesizer, "baseline", table)
-    stages(plan, synthesizer, "baseline", table)
-    streams(plan, synthesizer, "baseline", (1,), table)
+    exact = baseline(plan, table) if not plan.brief else None
     for chosen in plan.precisions:
-        del synthesizer
         print(f"{chosen}: batched{', graphs' if plan.device.type == 'cuda' else ''}")
         synthesizer = make(plan, chosen, graphs=True)
-        error(chosen, exact, mel_of(synthesizer, plan), table)
+        if exact:
+            error(chosen, exact, mel_of(synthesizer, plan), table)
         with _timer(plan) as taken:
             warm_up(synthesizer, SCHEDULE)
         table.add(f"{chosen}: warm-up", taken(), "s")
         whole_clips(plan, synthesizer, chosen, table)
-        stages(plan, synthesizer, chosen, table)
         batch(plan, synthesizer, chosen, table)
-        streams(plan, synthesizer, chosen, plan.streams[:1], table)
+        stages(plan, synthesizer, chosen, table)
         memory(plan, chosen, table)
-        streams(plan, synthesizer, chosen, plan.streams[1:], table)
-    batch_agrees(plan, synthesizer, table)
-    bounded_conformer(plan, table)
+        streams(plan, synthesizer, chosen, plan.streams, table)
+    if not plan.brief:
+        batch_agrees(plan, synthesizer, table)
+        bounded_conformer(plan, table)
     return synthesizer
+
+
+def baseline(plan: Plan, table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Times to compare with, and the mels that errors are measured against."""
+    print(f"baseline: float32, eager, one at a time ({plan.device})")
+    synthesizer = make(plan, "float32", graphs=False)
+    exact = mel_of(synthesizer, plan)
+    whole_clips(plan, synthesizer, "baseline", table)
+    streams(plan, synthesizer, "baseline", (1,), table)
+    return exact
 
 
 def make(plan: Plan, chosen: str, graphs: bool, conformer_tokens: int | None = None) -> Synthesizer:
@@ -168,24 +173,31 @@ def whole_clips(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -
 
 @torch.inference_mode()
 def stages(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
-    """The parts of one clip's time."""
-    seconds = plan.batch[1]
-    utterance = _utterance(plan, seconds, 0)
-    tokens = to_pairs(np.concatenate([utterance.reference.codes, utterance.codes])).to(plan.device)
-    passage = Passage(synthesizer.mels([utterance])[0], Noise(0))
-    work: dict[str, Callable[[], object]] = {
-        "encoder": lambda: synthesizer.flow.encode_clips([tokens]),
-        "encoder and solver": lambda: synthesizer.mels([utterance]),
-        "HiFT": lambda: synthesizer.renderer.clips([passage]),
-    }
-    for part, function in work.items():
-        table.add(f"{name}: {seconds:g} s of audio, {part}", 1000 * timed(plan, function), "ms")
+    """The parts of the time, for one clip and for a batch."""
+    count, seconds = plan.batch
+    for rows in (1, count):
+        utterances = [_utterance(plan, seconds, seed) for seed in range(rows)]
+        tokens = [to_pairs(np.concatenate([each.reference.codes, each.codes])).to(plan.device) for each in utterances]
+        passages = [Passage(mel, Noise(0)) for mel in synthesizer.mels(utterances)]
+        work: dict[str, Callable[[], object]] = {
+            "encoder": partial(synthesizer.clips.encode, tokens),
+            "encoder and solver": partial(synthesizer.mels, utterances),
+            "HiFT": partial(synthesizer.renderer.clips, passages),
+        }
+        for part, function in work.items():
+            taken = 1000 * timed(plan, function) / rows
+            table.add(f"{name}: {seconds:g} s of audio, batch of {rows}, per clip: {part}", taken, "ms")
 
 
 def profile(plan: Plan, synthesizer: Synthesizer) -> None:
     """Kernels of one clip and of one stream, by time."""
-    utterance = _utterance(plan, plan.batch[1], 0)
-    for work in (partial(synthesizer.synthesize_batch, [utterance]), partial(_stream_run, plan, synthesizer, 1)):
+    count, seconds = plan.batch
+    utterances = [_utterance(plan, seconds, seed) for seed in range(count)]
+    for work in (
+        partial(synthesizer.synthesize_batch, utterances[:1]),
+        partial(synthesizer.synthesize_batch, utterances),
+        partial(_stream_run, plan, synthesizer, 1),
+    ):
         work()
         with torch.profiler.profile() as recorded:
             work()
@@ -347,7 +359,3 @@ def _chunks(codes: np.ndarray) -> list[Chunk]:
     chunks.feed(codes)
     chunks.end()
     return list(iter(chunks.next, None))
-
-
-if __name__ == "__main__":
-    main()
