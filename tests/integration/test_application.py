@@ -101,7 +101,9 @@ def test_ten_mixed_requests_at_once(server: Server) -> None:
         responses = list(pool.map(lambda body: speak(server, body), bodies))
     assert all(len(samples(response)) % GROUP_SAMPLES == 0 for response in responses)
     assert len({response.headers["x-request-id"] for response in responses}) == 10
-    assert responses[0].content == speak(server, bodies[0]).content
+    alone, among_others = samples(speak(server, bodies[0])), samples(responses[0])
+    # The same codes; a batch of another size may round a sample's last bit the other way.
+    assert np.abs(alone.astype(int) - among_others).max() <= 8
 
 
 def test_an_error_has_openai_s_envelope_and_the_next_request_works(server: Server) -> None:

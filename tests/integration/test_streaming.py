@@ -1,18 +1,19 @@
 """Speech that is heard while it is still being written, on a real local cluster."""
 
 import base64
+import io
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+import av
 import httpx
 import numpy as np
 import pytest
 from openai import OpenAI
 
-from serve_app.audio_format import ClipLimits, decode
 from tests.bad_input import SPEECH
 from tests.integration.conftest import Server
 
@@ -27,6 +28,25 @@ def received(server: Server, body: dict[str, Any]) -> list[tuple[float, bytes]]:
     with server.client() as client, client.stream("POST", SPEECH, json=body) as response:
         assert response.status_code == 200, response.read()
         return [(time.perf_counter() - started, chunk) for chunk in response.iter_raw()]
+
+
+def events(chunks: list[tuple[float, bytes]]) -> list[dict[str, Any]]:
+    """The server-sent events in an answer."""
+    text = b"".join(chunk for _, chunk in chunks).decode()
+    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
+
+
+def decodable_seconds(data: bytes) -> float:
+    """How much of a file that may end anywhere can be played."""
+    seconds = 0.0
+    with av.open(io.BytesIO(data)) as container:
+        frames = container.decode(audio=0)
+        while True:
+            try:
+                frame = next(frames)
+            except (StopIteration, av.FFmpegError):
+                return seconds
+            seconds += frame.samples / frame.sample_rate
 
 
 def test_the_first_bytes_come_long_before_the_last(server: Server) -> None:
@@ -44,20 +64,20 @@ def test_the_same_seed_streams_the_same_bytes(server: Server) -> None:
 
 
 def test_no_click_where_chunks_join(server: Server) -> None:
-    chunks = [np.frombuffer(chunk, "<i2").astype(float) for _, chunk in received(server, PCM)]
+    *deltas, _ = events(received(server, PCM | {"stream_format": "sse"}))
+    chunks = [np.frombuffer(base64.b64decode(delta["audio"]), "<i2").astype(float) for delta in deltas]
     whole = np.concatenate(chunks)
     joins = np.cumsum([len(chunk) for chunk in chunks])[:-1]
     steps = np.abs(np.diff(whole))
-    at_joins = np.concatenate([steps[join - 20 : join + 20] for join in joins])
-    assert at_joins.max() <= steps.max() and np.quantile(at_joins, 0.99) <= 1.5 * np.quantile(steps, 0.999)
+    assert len(joins) > 3 and max(steps[join - 20 : join + 20].max() for join in joins) <= steps.max()
+    assert np.median([steps[join - 1] for join in joins]) < np.quantile(steps, 0.99)
 
 
 @pytest.mark.parametrize("name", ["mp3", "opus", "aac", "flac", "wav"])
 def test_every_format_decodes_while_it_is_still_arriving(server: Server, name: str) -> None:
     chunks = received(server, PCM | {"response_format": name, "max_new_tokens": 200})
     data = b"".join(chunk for _, chunk in chunks)
-    whole = decode(data, ClipLimits(0.1, 60)).duration
-    part = decode(data[: len(data) * 2 // 3], ClipLimits(0.1, 60)).duration
+    whole, part = decodable_seconds(data), decodable_seconds(data[: len(data) * 2 // 3])
     assert 0.4 * whole < part < 0.8 * whole
 
 
@@ -78,8 +98,7 @@ def test_the_official_client_streams(server: Server) -> None:
 
 
 def test_events_end_with_usage_and_times(server: Server) -> None:
-    data = b"".join(chunk for _, chunk in received(server, PCM | {"stream_format": "sse"})).decode()
-    *deltas, done = [json.loads(line.removeprefix("data: ")) for line in data.split("\n\n") if line]
+    *deltas, done = events(received(server, PCM | {"stream_format": "sse"}))
     audio = b"".join(base64.b64decode(delta["audio"]) for delta in deltas)
     assert done["type"] == "speech.audio.done" and done["duration"] == len(audio) / 48_000
     assert done["usage"]["output_tokens"] == len(audio) // 5760 * 5
@@ -89,8 +108,7 @@ def test_events_end_with_usage_and_times(server: Server) -> None:
 def test_long_text_is_spoken_to_its_end(server: Server) -> None:
     text = "This is one sentence of a long text. 这是一个长句子。" * 6
     body = PCM | {"input": text, "stream_format": "sse", "max_new_tokens": 25}
-    data = b"".join(chunk for _, chunk in received(server, body)).decode()
-    done = json.loads(data.rstrip().rpartition("\n\n")[2].removeprefix("data: "))
+    done = events(received(server, body))[-1]
     assert done["type"] == "speech.audio.done" and done["duration"] > 1.5
 
 
