@@ -1,6 +1,7 @@
 """The encoder's times: the published streaming loop, all blocks together, and clips through everything in batches."""
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,17 +17,25 @@ from deployments.encoder.encoder import Encoder
 from deployments.encoder.graphs import LayerGraphs
 from deployments.encoder.load import lower_precision, set_precision
 from deployments.types import Clip
-from scripts.benchmarks.encoder_models import random_encoder, speech_like
+from scripts.benchmarks.encoder_models import PRESETS, random_encoder, speech_like
 
 Codes = list[Tensor]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The encoder's own arguments."""
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables and, if asked to, every figure as one object."""
+    parser = argparse.ArgumentParser(prog="scripts.bench encoder", description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="sizes of the random weights")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", action="store_true", help="the last line is one object with every figure")
     parser.add_argument("--seconds", type=float, nargs="+", help="lengths of clips; default: 3 10 30, on a CPU 10")
     parser.add_argument("--batches", type=int, nargs="+", help="clips in a batch; default: 1 8 32, on a CPU 1 4")
     parser.add_argument("--repeats", type=int, help="runs of which the median counts; default: 20, on a CPU 3")
     parser.add_argument("--compile", action="store_true", help="also time VQ02's layers under torch.compile")
+    arguments = parser.parse_args(argv)
+    figures = run(arguments)
+    if arguments.json:
+        print(json.dumps({"stage": "encoder", "preset": arguments.preset, "device": arguments.device} | figures))
 
 
 @torch.inference_mode()
@@ -194,3 +203,7 @@ def _clips(seconds: float, count: int) -> list[Clip]:
 def _agreement(expected: list[Any], found: list[Any]) -> float:
     equal = sum(int((a == b).sum()) for a, b in zip(expected, found, strict=True))
     return equal / sum(len(a) for a in expected)
+
+
+if __name__ == "__main__":
+    main()
