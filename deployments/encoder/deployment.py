@@ -1,7 +1,6 @@
 """The encoder as a Ray Serve deployment: finds clips in its cache, batches the others and runs them on one thread."""
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from ray.serve import metrics
 from deployments.checkpoint import Layout
 from deployments.device import claim
 from deployments.encoder.encoder import Outcome
+from deployments.encoder.health import Health
 from deployments.encoder.inbox import Inbox, audio_seconds
 from deployments.encoder.load import load, open_cache
 from deployments.encoder.options import EncoderOptions, Limits
-from deployments.errors import EditXError, StageError
+from deployments.errors import EditXError
 from deployments.types import SAMPLE_RATE, Clip, Reference
 
-STUCK_S = 120.0
 MANY = 1000  # batches that Serve may cut while the worker is busy; the inbox merges them
+WARM_UP = {"cpu": [(1.0, 1)], "cuda": [(3.0, 1), (10.0, 1), (30.0, 1), (10.0, 8)]}  # seconds, clips
 
 
 @serve.deployment
@@ -36,8 +36,9 @@ class Encoder:
         self.cache = open_cache(layout, options, lambda event: self.events.inc(tags={"event": event}))
         self.inbox = Inbox(self.model.encode_outcomes, Limits().batch_seconds)
         self.keeper = ThreadPoolExecutor(1, thread_name_prefix="encoder-cache")
-        self.waiting: dict[object, float] = {}
-        self.model.encode_batch([warm_up_clip()])
+        self.health = Health()
+        for seconds, count in WARM_UP[device]:
+            self.model.encode_batch([noise(seconds)] * count)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply new limits to batches that begin from now on."""
@@ -57,19 +58,13 @@ class Encoder:
         found = await asyncio.to_thread(self.cache.find, key)
         if found is not None:
             return found
-        outcome = await self._wait_for_batch(clip)
+        with self.health.waiting():
+            outcome = await self._encode_together(clip)
+        self.health.record(outcome)
         if isinstance(outcome, EditXError):
             raise outcome
         self.keeper.submit(self.cache.keep, key, outcome)
         return outcome
-
-    async def _wait_for_batch(self, clip: Clip) -> Outcome:
-        ticket = object()
-        self.waiting[ticket] = time.monotonic()
-        try:
-            return await self._encode_together(clip)
-        finally:
-            del self.waiting[ticket]
 
     @serve.batch(
         max_batch_size=320, batch_wait_timeout_s=0.002, max_concurrent_batches=MANY, batch_size_fn=audio_seconds
@@ -78,13 +73,11 @@ class Encoder:
         return await self.inbox.encode(clips)
 
     async def check_health(self) -> None:
-        """Raises StageError if a clip has waited for minutes: the batching task or the worker is gone."""
-        oldest = min(self.waiting.values(), default=None)
-        if oldest is not None and time.monotonic() - oldest > STUCK_S:
-            raise StageError(f"a clip has waited for more than {STUCK_S:.0f} s")
+        """Raises StageError if clips hang or only fail."""
+        self.health.check()
 
 
-def warm_up_clip(seconds: float = 1.0) -> Clip:
-    """Quiet noise, (1, n) at 24 kHz."""
+def noise(seconds: float) -> Clip:
+    """(1, n) at 24 kHz."""
     samples = np.random.default_rng(0).normal(0, 0.1, (1, int(seconds * SAMPLE_RATE)))
     return Clip(samples.astype(np.float32), SAMPLE_RATE)

@@ -92,4 +92,5 @@ def _speaker(layout: Layout, device: torch.device, options: EncoderOptions) -> N
 
 
 def _session(options: EncoderOptions) -> SessionOptions:
-    return SessionOptions(options.onnx_providers, options.onnx_threads, options.onnx_parallel)
+    threads = torch.get_num_threads() if options.onnx_threads is None else options.onnx_threads
+    return SessionOptions(options.onnx_providers, threads, options.onnx_parallel)

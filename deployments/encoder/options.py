@@ -35,7 +35,7 @@ class EncoderOptions(Options):
     onnx_providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's providers in order of preference, e.g. TensorrtExecutionProvider"
     )
-    onnx_threads: int = Field(default=1, ge=0, description="ONNX Runtime's threads; 0: all cores")
+    onnx_threads: int | None = Field(default=None, ge=0, description="ONNX Runtime's; default: torch's; 0: all cores")
     onnx_parallel: bool = Field(default=False, description="ONNX Runtime runs independent operators at the same time")
     cache_mb: int = Field(default=256, ge=0, description="encoded clips kept in memory, MiB; 0: none")
     cache_dir: Path | None = Field(default=None, description="folder of encoded clips, kept and shared by replicas")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deployments.encoder.audio import normalize_energy, prepare, resample, trim_silence
+from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample, trim_silence
 from deployments.encoder.blocks import Layers
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.graphs import LayerGraphs
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="clips in a batch; default: 1 8 32, on a CPU 1 4")
     parser.add_argument("--repeats", type=int, help="runs of which the median counts; default: 20, on a CPU 3")
     parser.add_argument("--compile", action="store_true", help="also time VQ02's layers under torch.compile")
+    parser.add_argument("--profile", action="store_true", help="print where a GPU's time goes, part by part")
 
 
 @torch.inference_mode()
@@ -36,13 +37,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     set_precision("float32")
     bench = Bench(random_encoder(arguments.preset, device), device, arguments)
     print(f"encoder, {arguments.preset} sizes, {bench.machine}, random weights, float32")
-    figures = {"machine": bench.machine, "streaming": bench.streaming()}
+    figures: dict[str, Any] = {"machine": bench.machine}
     if device.type == "cuda":
         figures["vq02_ways"] = bench.ways()
         bench.encoder.vq02.layers = LayerGraphs(Layers(bench.encoder.vq02.encoder), device)
+    figures["streaming"] = bench.streaming()
     figures["batches"] = bench.batches()
     figures["stages"] = bench.stages()
     if device.type == "cuda":
+        if arguments.profile:
+            bench.profile()
         figures["precisions"] = bench.precisions()
     return figures
 
@@ -75,18 +79,13 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def speech(self, seconds: float, count: int) -> list[Tensor]:
-        """Clips as the tokenizers take them: 16 kHz, trimmed."""
-        signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in _clips(seconds, count)]
-        return trim_silence([normalize_energy(resample(signal, 24_000, 16_000)) for signal in signals])
-
     def streaming(self) -> list[dict[str, Any]]:
         """VQ02 by the published way of feeding and by blocks, and whether their codes are equal."""
         rows = []
         vq02 = self.encoder.vq02
         print(f"\n{'VQ02, one clip':>20} {'streaming loop':>15} {'blocks':>10} {'ratio':>8}  codes")
         for seconds in self.seconds:
-            speech = self.speech(seconds, 1)
+            speech = self.prepare(_clips(seconds, 1))
             vq02.mode = "reference"
             loop, expected = self.time(partial(vq02, speech), 1 if seconds > 3 else 3), vq02(speech)[0]
             vq02.mode = "blocks"
@@ -108,7 +107,7 @@ class Bench:
         rows = []
         for seconds in self.seconds:
             for count in self.sizes:
-                speech = self.speech(seconds, count)
+                speech = self.prepare(_clips(seconds, count))
                 row: dict[str, Any] = {"seconds": seconds, "clips": count}
                 for way, layers in ways.items():
                     self.encoder.vq02.layers = layers
@@ -139,20 +138,46 @@ class Bench:
         print(f"\n{'each alone':>20} {'VQ02':>10} {'VQ06':>10} {'speaker':>10} {'mel':>10} {'preparing':>10}")
         rows = []
         for count in (self.sizes[0], self.sizes[-1]):
-            clips, speech = _clips(seconds, count), self.speech(seconds, count)
-            signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
-            parts = {
-                "vq02": partial(self.encoder.vq02, speech),
-                "vq06": partial(self.encoder.codes06, speech),
-                "speaker": partial(self.encoder.speakers, speech),
-                "mel": partial(self.encoder.mels, signals, [24_000] * count),
-                "preparing": partial(self.speech, seconds, count),
-            }
+            parts = self.parts(_clips(seconds, count))
             row: dict[str, Any] = {"seconds": seconds, "clips": count}
             row |= {f"{name}_ms": self.time(part) for name, part in parts.items()}
             print(f"{count:>14} x {seconds:g} s" + "".join(f" {row[f'{name}_ms']:>7.1f} ms" for name in parts))
             rows.append(row)
         return rows
+
+    def parts(self, clips: list[Clip]) -> dict[str, Callable[[], Any]]:
+        """What encode_batch does, apart."""
+        encoder, rates = self.encoder, [clip.sample_rate for clip in clips]
+        signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
+        at16 = [resample(signal, rate, TOKEN_RATE) for signal, rate in zip(signals, rates, strict=True)]
+        speech = trim_silence([normalize_energy(signal) for signal in at16])
+        return {
+            "vq02": partial(encoder.vq02, speech),
+            "vq06": partial(encoder.codes06, speech),
+            "speaker": partial(encoder.speakers, at16),
+            "mel": partial(encoder.mels, signals, rates),
+            "preparing": partial(self.prepare, clips),
+        }
+
+    def prepare(self, clips: list[Clip]) -> list[Tensor]:
+        """Clips as the tokenizers take them: 16 kHz, trimmed."""
+        signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
+        at16 = [resample(signal, clip.sample_rate, TOKEN_RATE) for signal, clip in zip(signals, clips, strict=True)]
+        return trim_silence([normalize_energy(signal) for signal in at16])
+
+    def profile(self) -> None:
+        """The kernels that take most of each part's time, for a batch of the middle length."""
+        seconds, count = self.seconds[len(self.seconds) // 2], self.sizes[-1]
+        for name, part in self.parts(_clips(seconds, count)).items():
+            part()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                part()
+                self.wait()
+            events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+            total = sum(event.self_device_time_total for event in events) / 1000
+            print(f"\n{name}, {count} x {seconds:g} s: {total:.1f} ms in kernels")
+            for event in events[:12]:
+                print(f"{event.self_device_time_total / 1000:>9.2f} ms {event.count:>6} x  {event.key[:90]}")
 
     def precisions(self) -> list[dict[str, Any]]:
         """Time of everything and share of equal codes when matrix products are less exact than float32."""

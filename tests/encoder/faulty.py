@@ -57,8 +57,9 @@ class Watched(Plain):
         threading.Timer(after_s, os._exit, [1]).start()
 
 
-def deploy(name: str, replicas: int = 1, **arguments: Any) -> Any:
+def deploy(name: str, limits: dict[str, Any] | None = None, replicas: int = 1, **arguments: Any) -> Any:
     """A handle to a running application of that name."""
     options = {"num_replicas": replicas, "max_ongoing_requests": 2000, "ray_actor_options": {"num_cpus": 0.1}}
+    options |= {"user_config": limits} if limits else {}
     bound = serve.deployment(Watched).options(**options, health_check_period_s=1).bind(**arguments)
     return serve.run(bound, name=name, route_prefix=None)

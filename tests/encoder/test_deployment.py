@@ -11,12 +11,11 @@ import pytest
 import ray
 from ray import serve
 
-from deployments.encoder.deployment import Encoder
 from deployments.encoder.inbox import audio_seconds
 from deployments.errors import EditXError, InvalidInputError, StageError
 from deployments.types import Clip, Reference
 from serve_app.stages import RemoteEncoder
-from tests.encoder.conftest import MODELS, Tensors, noise
+from tests.encoder.conftest import Tensors, noise
 from tests.encoder.faulty import deploy
 
 SILENT = Clip(np.zeros((1, 16_000), dtype=np.float32), 16_000)
@@ -35,25 +34,20 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("encoded")
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> Any:
+    """One replica with a cache and small batches."""
+    return deploy("first", {"batch_seconds": 8, "idle_wait_s": 0.01}, cache_dir=folder)
+
+
+@pytest.fixture(scope="module")
 def slow() -> Any:
     """One replica whose batches take 80 ms more."""
     return deploy("slow", slow_s=0.08)
-
-
-async def test_the_golden_clip_gives_its_codes_and_a_bad_one_an_error(speech: Clip, pipeline_goldens: Tensors) -> None:
-    options: dict[str, Any] = {"max_ongoing_requests": 400, "ray_actor_options": {"num_cpus": 0.1}}
-    options |= {"user_config": {"batch_seconds": 8, "idle_wait_s": 0.01}}
-    bound = Encoder.options(**options).bind(str(MODELS), "cpu", 0, 1)  # type: ignore[attr-defined]
-    handle = serve.run(bound, name="plain", route_prefix=None)
-    clips = [speech, SILENT, speech, noise(0.01), noise(40.0, 8000)]
-    results = await asyncio.gather(*(_encode(handle, clip) for clip in clips), return_exceptions=True)
-    for result in (results[0], results[2]):
-        assert isinstance(result, Reference)
-        np.testing.assert_array_equal(result.codes, pipeline_goldens["mixed"])
-    assert isinstance(results[1], InvalidInputError) and results[1].code == "audio_silent"
-    assert isinstance(results[3], InvalidInputError) and results[3].code == "audio_too_short"
-    assert isinstance(results[4], Reference), "a clip longer than the budget is a batch of its own"
-    assert (await _encode(handle, speech)).cached and not results[0].cached  # type: ignore[union-attr]
 
 
 async def test_clips_10_ms_apart_share_batches_and_none_is_lost(slow: Any) -> None:
@@ -78,19 +72,36 @@ async def test_a_cancelled_caller_leaves_the_others_of_its_batch_unharmed(slow: 
     assert isinstance(await _encode(slow, noise(0.5)), Reference)
 
 
-async def test_replicas_share_the_folder_and_find_a_clip_without_running_a_model(tmp_path: Path) -> None:
-    first, second = (deploy(name, cache_dir=tmp_path) for name in ("first", "second"))
+async def test_the_golden_clip_gives_its_codes_and_a_bad_one_an_error(
+    first: Any, speech: Clip, pipeline_goldens: Tensors
+) -> None:
+    clips = [speech, SILENT, speech, noise(0.01), noise(40.0, 8000)]
+    results = await asyncio.gather(*(_encode(first, clip) for clip in clips), return_exceptions=True)
+    for result in (results[0], results[2]):
+        assert isinstance(result, Reference)
+        np.testing.assert_array_equal(result.codes, pipeline_goldens["mixed"])
+    assert isinstance(results[1], InvalidInputError) and results[1].code == "audio_silent"
+    assert isinstance(results[3], InvalidInputError) and results[3].code == "audio_too_short"
+    assert isinstance(results[4], Reference), "a clip longer than the budget is a batch of its own"
+    assert (await _encode(first, speech)).cached and not results[0].cached  # type: ignore[union-attr]
+
+
+async def test_replicas_share_the_folder_and_find_a_clip_without_running_a_model(first: Any, folder: Path) -> None:
+    second = deploy("second", cache_dir=folder)
+    before = await first.figures.remote()
+    files = len(list(folder.glob("*/*.safetensors")))
     clip = noise(0.6, seed=99)
     computed = await _encode(first, clip)
     again = await _encode(first, clip)
-    while not list(tmp_path.glob("*/*.safetensors")):
+    while len(list(folder.glob("*/*.safetensors"))) == files:
         await asyncio.sleep(0.02)
     shared = await _encode(second, clip)
     assert (computed.cached, again.cached, shared.cached) == (False, True, True)
     np.testing.assert_array_equal(shared.codes, computed.codes)
-    figures = [await handle.figures.remote() for handle in (first, second)]
-    assert [figure["batches"] for figure in figures] == [[1], []]
-    assert [figure["events"] for figure in figures] == [{"miss": 1, "memory_hit": 1}, {"folder_hit": 1}]
+    after, others = await first.figures.remote(), await second.figures.remote()
+    assert len(after["batches"]) == len(before["batches"]) + 1
+    assert after["events"]["memory_hit"] == before["events"].get("memory_hit", 0) + 1
+    assert others["batches"] == [] and others["events"] == {"folder_hit": 1}
 
 
 async def test_callers_of_a_replica_that_dies_in_a_batch_get_results_from_another() -> None:
