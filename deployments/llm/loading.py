@@ -48,13 +48,13 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> weights.Weights:
     """A folder's weights, ready to multiply. Raises CheckpointError."""
-    loaded = weights.load(folder, device, dtype, _place(device, dtype))
+    loaded = weights.load(folder, device, dtype, place_for(device, dtype))
     if torch.equal(loaded.head, loaded.embedding):
         raise CheckpointError([f"{folder}: lm_head equals the embedding; this model's are never tied"])
     return loaded
 
 
-def _place(device: torch.device, dtype: torch.dtype) -> weights.Place:
+def place_for(device: torch.device, dtype: torch.dtype) -> weights.Place:
     if device.type != "cuda":
         return weights.place_dense(dtype)
     from deployments.llm.kernels.linear import Workspace, place_on_gpu  # needs triton, which CPUs lack
