@@ -1,6 +1,7 @@
 """The language model as a Ray Serve deployment: one class, one deployment per variant."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from deployments.errors import InvalidInputError, StageError
 from deployments.llm import budget
 from deployments.llm.engine import Job, Piece
 from deployments.llm.loading import Options, load_engine
+from deployments.llm.metrics import EngineMetrics
 from deployments.llm.sampling import MAX_TOP_K
 from deployments.types import AUDIO_CODES, GROUP_SIZE, ClonePrompt, Generation, Prompt, Sampling
 
@@ -53,7 +55,8 @@ class LLM:
             deterministic=deterministic,
         )
         self._max_length = max_length
-        self._engine, self._tokenizer = load_engine(Layout(Path(models)).variant(variant), where, options)
+        folder = Layout(Path(models)).variant(variant)
+        self._engine, self._tokenizer = load_engine(folder, where, options, EngineMetrics())
         self._warm_up()
 
     async def check_health(self) -> None:
@@ -73,10 +76,11 @@ class LLM:
 
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[np.ndarray]:
         """Whole groups of codes int32 (5 n,) as they come: the first at once, later ones together."""
-        async for piece in self._engine.generate(self._job(prompt, sampling)):
-            whole = piece.ids[: len(piece.ids) // GROUP_SIZE * GROUP_SIZE]
-            if len(whole):
-                yield self._codes(whole)
+        async with aclosing(self._engine.generate(self._job(prompt, sampling))) as pieces:
+            async for piece in pieces:
+                whole = piece.ids[: len(piece.ids) // GROUP_SIZE * GROUP_SIZE]
+                if len(whole):
+                    yield self._codes(whole)
 
     def _warm_up(self) -> None:
         """Answer a small prompt and look at the answer's form. Raises StageError if it is not audio."""
