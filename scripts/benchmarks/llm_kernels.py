@@ -154,7 +154,7 @@ def candidates(out: int, inner: int, x: torch.Tensor) -> Iterator[tuple[str, flo
     matrices = [random_matrix(out, inner, CUDA, torch.bfloat16) for _ in range(copies(out * inner * 2))]
     yield "bf16 cuBLAS", time_graph([partial(torch.nn.functional.linear, weight=m) for m in matrices], x)
     if len(x) == 1:
-        for rows, block, warps in itertools.product((1, 2, 4), (512, 1024, 2048), (4, 8)):
+        for rows, block, warps in itertools.product((1, 2, 4), (512, 1024), (4,)):
             if block <= inner and (rows * block <= 4096):
                 calls: list[Multiply] = [matvec_call(m, rows, block, warps) for m in matrices]
                 yield f"bf16 matvec rows {rows} block {block} warps {warps}", time_graph(calls, x)
@@ -181,7 +181,7 @@ def random_quantised(kind: str, out: int, inner: int) -> Any:
 def launches(default: Launch, out: int, inner: int) -> list[Launch]:
     """The planned launch and its neighbours."""
     found = {default: None}
-    for block_n, split, warps, stages in itertools.product((64, 128), (1, 2, 4, 8), (4,), (3, 6)):
+    for block_n, split, warps, stages in itertools.product((64, 128), (1, 2, 4, 8), (4,), (4,)):
         if split * 2 <= inner // 128 and (out // block_n) * split >= 96:
             found[Launch(default.block_m, block_n, split, warps, stages)] = None
     return list(found)
