@@ -1,6 +1,7 @@
 """The language model as a Ray Serve deployment: one class, one deployment per variant."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from deployments.errors import InvalidInputError, StageError
 from deployments.llm import budget
 from deployments.llm.engine import Job, Piece
 from deployments.llm.loading import Options, load_engine
+from deployments.llm.metrics import EngineMetrics
 from deployments.llm.sampling import MAX_TOP_K
 from deployments.types import AUDIO_CODES, GROUP_SIZE, ClonePrompt, Generation, Prompt, Sampling
 
@@ -54,7 +56,8 @@ class LLM:
             deterministic=deterministic,
         )
         self._max_length = max_length
-        self._engine, self._tokenizer = load_engine(Layout(Path(models)).variant(variant), where, options)
+        folder = Layout(Path(models)).variant(variant)
+        self._engine, self._tokenizer = load_engine(folder, where, options, EngineMetrics())
         self._warm_up()
 
     async def check_health(self) -> None:
@@ -78,10 +81,11 @@ class LLM:
         The last item is a Generation without codes: how it ended and what it took.
         """
         job = self._job(prompt, sampling)
-        async for piece in self._engine.generate(job):
-            whole = piece.ids[: len(piece.ids) // GROUP_SIZE * GROUP_SIZE]
-            if len(whole):
-                yield self._codes(whole)
+        async with aclosing(self._engine.generate(job)) as pieces:
+            async for piece in pieces:
+                whole = piece.ids[: len(piece.ids) // GROUP_SIZE * GROUP_SIZE]
+                if len(whole):
+                    yield self._codes(whole)
         yield self._gather(job, [replace(piece, ids=piece.ids[:0])])
 
     def _warm_up(self) -> None:

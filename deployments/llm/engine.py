@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from deployments.types import GROUP_SIZE, Sampling
 
 logger = logging.getLogger(__name__)
 
+OBSERVE_S = 1.0
 MAX_FAILED_TURNS = 3
 """So many failed turns in a row and the engine says that it cannot go on."""
 
@@ -60,7 +61,7 @@ class Stats:
     prefill_tokens: int = 0
     queue_s: float = 0.0
     prefill_s: float = 0.0
-    turn_s: float = 0.0
+    step_s: float = 0.0
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Engine:
         max_waiting: requests that may wait for a slot before more are refused.
         coalesce_s: after the first group of codes, groups are handed out together at this interval.
         lookahead: steps launched ahead of the results: 1 on a GPU, 0 on a CPU, where a launch is the step itself.
+        observe: called on the worker thread every OBSERVE_S while there is work, and when there is none left.
     """
 
     def __init__(
@@ -93,8 +95,12 @@ class Engine:
         max_waiting: int = 64,
         coalesce_s: float = 0.02,
         lookahead: int = 0,
+        observe: "Callable[[Engine], None] | None" = None,
     ) -> None:
         self._runner = runner
+        self.slots, self.max_length = runner.slots, runner.max_length
+        self._observe = observe
+        self._observed = 0.0
         self._stops = frozenset(stops)
         self._coalesce_s = coalesce_s
         self._lookahead = lookahead
@@ -109,7 +115,7 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="llm-engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, job: Job) -> AsyncIterator[Piece]:
+    async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
         """Pieces of ids as they come. Leaving the iteration frees the slot within a step.
 
         Raises:
@@ -173,14 +179,13 @@ class Engine:
 
     def _work(self) -> None:
         while (plan := self._next_plan()) is not None:
-            began = time.perf_counter()
             try:
                 self._turn(plan)
             except Exception as error:
                 logger.exception("a step of the language model failed")
                 self._failed_turns += 1
                 self._fail(error)
-            self.stats.turn_s += time.perf_counter() - began
+            self._watch()
         self._fail(StageError("the language model is shutting down"))
 
     def _next_plan(self) -> Plan | None:
@@ -193,9 +198,16 @@ class Engine:
                 self._wake.wait()
         return None
 
+    def _watch(self) -> None:
+        now = time.perf_counter()
+        if self._observe is not None and (now - self._observed >= OBSERVE_S or not any(self.load)):
+            self._observed = now
+            self._observe(self)
+
     def _turn(self, plan: Plan) -> None:
         if plan.prefill is not None:
             self._prefill(plan.prefill)
+        began = time.perf_counter()
         if plan.decode:
             keys, slots = zip(*plan.decode, strict=True)
             self._launched.append((keys, self._runner.decode(slots)))
@@ -205,6 +217,7 @@ class Engine:
             keys, result = self._launched.popleft()
             self._deliver(keys, result.tokens())
             self._failed_turns = 0
+        self.stats.step_s += time.perf_counter() - began
 
     def _prefill(self, chunk: Prefill) -> None:
         with self._wake:

@@ -102,7 +102,7 @@ class GraphRunner(Runner):
         self._slots_in[:rows].copy_(slots, non_blocking=True)
         if not self._wide.isdisjoint(active):
             state = self.state.at(self._slots_in[:rows])
-            hidden = self.model.decode(state.token, self._slots_in[:rows], state.position)
+            hidden = self.model.decode(state.token, self._slots_in[:rows], state.position.contiguous())
             return _Pending(self.advance(self._slots_in[: len(active)].clone(), hidden, wide=True))
         graph, ids = self._steps[rows]
         graph.replay()
@@ -110,8 +110,8 @@ class GraphRunner(Runner):
 
     def _step(self, rows: int) -> torch.Tensor:
         slots = self._slots_in[:rows]
-        state = self.state.rows[slots]
-        hidden = self.model.decode(state[:, 0], slots, state[:, 1])
+        ids, positions = self.state.rows[slots, :2].T.contiguous()
+        hidden = self.model.decode(ids, slots, positions)
         return self.sampler.draw_codes(hidden, self.state, slots)
 
     def _chunk(self, size: int) -> torch.Tensor:

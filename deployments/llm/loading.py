@@ -1,6 +1,7 @@
 """From a model folder to an engine that is ready to serve."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,13 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> weights.Weights:
     """A folder's weights, ready to multiply. Raises CheckpointError."""
-    loaded = weights.load(folder, device, dtype, _place(device, dtype))
+    loaded = weights.load(folder, device, dtype, place_for(device, dtype))
     if torch.equal(loaded.head, loaded.embedding):
         raise CheckpointError([f"{folder}: lm_head equals the embedding; this model's are never tied"])
     return loaded
 
 
-def _place(device: torch.device, dtype: torch.dtype) -> weights.Place:
+def place_for(device: torch.device, dtype: torch.dtype) -> weights.Place:
     if device.type != "cuda":
         return weights.place_dense(dtype)
     from deployments.llm.kernels.linear import Workspace, place_on_gpu  # needs triton, which CPUs lack
@@ -91,8 +92,10 @@ def free_slots(config: Step1Config, device: torch.device, dtype: torch.dtype, op
     return min(slots, MAX_SLOTS)
 
 
-def load_engine(folder: Path, device: torch.device, options: Options) -> tuple[Engine, Step1Tokenizer]:
-    """Everything that turns prompts into codes. Raises CheckpointError."""
+def load_engine(
+    folder: Path, device: torch.device, options: Options, observe: Callable[[Engine], None] | None = None
+) -> tuple[Engine, Step1Tokenizer]:
+    """Everything that turns prompts into codes; ``observe`` as the engine has it. Raises CheckpointError."""
     tokenizer = Step1Tokenizer(folder)
     loaded = load_weights(folder, device, compute_dtype(device))
     if tokenizer.size > loaded.config.vocab_size:
@@ -107,6 +110,7 @@ def load_engine(folder: Path, device: torch.device, options: Options) -> tuple[E
         max_waiting=options.max_waiting,
         coalesce_s=options.coalesce_s,
         lookahead=1 if device.type == "cuda" else 0,
+        observe=observe,
     )
     logger.info("%s serves %d slots of %d tokens on %s", folder.name, runner.slots, options.max_length, device)
     return engine, tokenizer

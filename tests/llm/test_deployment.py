@@ -58,6 +58,14 @@ async def test_a_stream_gives_the_same_codes_in_whole_groups(llm: LLM, clone: Cl
     assert np.array_equal(np.concatenate(pieces), whole.codes)
 
 
+async def test_leaving_a_stream_frees_its_slot_at_once(llm: LLM, clone: ClonePrompt):
+    stream = llm.stream(clone, Sampling(seed=5, max_new_tokens=400))
+    await anext(stream)
+    assert llm._engine.load[0] == 1
+    await stream.aclose()
+    assert llm._engine.load[0] == 0
+
+
 async def test_seeds_of_any_size_are_taken(llm: LLM, clone: ClonePrompt):
     first, second = [await llm.generate(clone, Sampling(seed, max_new_tokens=10)) for seed in (2**70 + 1, -3)]
     assert not np.array_equal(first.codes, second.codes)

@@ -189,3 +189,15 @@ async def test_neighbours_that_join_and_leave_change_nothing(make_engine: Callab
     crowd = [neighbour(seed) for seed in range(100, 100 + neighbours)]
     together = await asyncio.gather(*(gather(engine.generate(one)) for one in jobs), *crowd)
     assert together[:2] == alone
+
+
+async def test_an_observer_sees_work_and_then_none(make_engine: Callable):
+    seen: list[tuple[int, tuple[int, int, int]]] = []
+    engine = make_engine(CountingRunner(), observe=lambda engine: seen.append((engine.stats.tokens, engine.load)))
+    await gather(engine.generate(job(1, 3, budget=12)))
+    while not seen or seen[-1][1] != (0, 0, 0):
+        await asyncio.sleep(0.001)
+    assert seen[-1][0] == 12
+    assert engine.stats.requests == 1
+    assert engine.stats.prefill_tokens == 5
+    assert engine.stats.step_s > 0

@@ -12,7 +12,6 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 from deployments.llm import model  # noqa: E402
 from deployments.llm.kernels.linear import (  # noqa: E402
-    _NF4_TABLE,
     DenseLinear,
     Launch,
     QuantisedLinear,
@@ -21,7 +20,7 @@ from deployments.llm.kernels.linear import (  # noqa: E402
     packable,
 )
 from deployments.llm.kernels.ops import GPUOps, GPUSampler  # noqa: E402
-from deployments.llm.quantization import Int4Weight, NF4Weight  # noqa: E402
+from deployments.llm.quantization import NF4_TABLE, Int4Weight, NF4Weight  # noqa: E402
 from deployments.llm.runner import Sampler, SlotState, Vocabulary  # noqa: E402
 from deployments.llm.step1 import Step1Config  # noqa: E402
 from deployments.types import Sampling  # noqa: E402
@@ -53,7 +52,7 @@ def nf4(out: int, inner: int) -> NF4Weight:
     generator = torch.Generator().manual_seed(2)
     codes = torch.randint(16, (out, inner), generator=generator, dtype=torch.uint8)
     absmax = torch.rand(out * inner // 64, generator=generator)
-    return NF4Weight(codes.to(DEVICE), torch.tensor(_NF4_TABLE, device=DEVICE), absmax.to(DEVICE), 64)
+    return NF4Weight(codes.to(DEVICE), torch.tensor(NF4_TABLE, device=DEVICE), absmax.to(DEVICE), 64)
 
 
 WEIGHTS = {

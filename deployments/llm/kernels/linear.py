@@ -8,7 +8,7 @@ import triton
 
 from deployments.llm.kernels.elementwise import matvec_kernel
 from deployments.llm.kernels.quantised import INT4, NF4, dequantise_kernel, quantised_matmul_kernel
-from deployments.llm.quantization import Int4Weight, NF4Weight, dense
+from deployments.llm.quantization import NF4_TABLE, Int4Weight, NF4Weight, dense
 from deployments.llm.weights import Matmul, Place, Weight
 
 TILE = 128
@@ -132,7 +132,7 @@ def packable(weight: Int4Weight | NF4Weight) -> bool:
     """Whether the kernels can multiply it: whole tiles of inputs, groups that fill tiles, the standard NF4 table."""
     inner = weight.codes.shape[1]
     if isinstance(weight, NF4Weight):
-        standard = torch.tensor(_NF4_TABLE, device=weight.table.device)
+        standard = torch.tensor(NF4_TABLE, device=weight.table.device)
         return inner % TILE == 0 and weight.block in (64, 128) and torch.allclose(weight.table, standard, atol=1e-6)
     return inner % TILE == 0 and weight.group_size % TILE == 0
 
@@ -170,11 +170,3 @@ def place_on_gpu(workspace: Workspace) -> Place:
         return QuantisedLinear(joined, workspace)
 
     return place
-
-
-_NF4_TABLE = (
-    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
-    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
-    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
-    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
-)
