@@ -76,10 +76,10 @@ class Synthesizer:
         self.streamer = Streamer(flow, self.solver, self.renderer, settings.budget, settings.conformer_tokens)
 
     def _scratch(self) -> dict[str, int]:
-        """Bytes for one step of a batch of streams: what it remembers, and what it adds."""
-        budget, sizes, dtype = self.settings.budget, self.flow.sizes.dit, self.settings.dtype
+        """Bytes for one step of a batch of streams."""
+        sizes, dtype = self.flow.sizes.dit, self.settings.dtype
         frame = (Stream.size(1, sizes, dtype) - Stream.size(0, sizes, dtype)) // STEPS
-        return {"remembered": budget.remember * frame, "added": budget.add * frame}
+        return {"memory": self.settings.budget.remember * frame}
 
     def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> np.ndarray:
         """One whole clip: codes (n,) -> float32 samples (2880 * ceil(n / 5),) at 24 kHz.
