@@ -86,7 +86,7 @@ class Attention(nn.Module):
         parts = [self.to_q, self.to_k, self.to_v]
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         self.to_qkv = _linear(weight, bias)
-        norms = [self.q_norm.weight, self.q_norm.bias, self.k_norm.weight, self.k_norm.bias]
+        norms: list[torch.Tensor] = [self.q_norm.weight, self.q_norm.bias, self.k_norm.weight, self.k_norm.bias]
         self.norms = nn.Parameter(torch.stack(norms), requires_grad=False)
         del self.to_q, self.to_k, self.to_v, self.q_norm, self.k_norm
 
@@ -113,7 +113,9 @@ class CausalConvolutions(nn.Module):
     def fold(self) -> None:
         """Make the convolutions matrix products over three neighbouring frames."""
         self.first, self.second = _over_neighbours(self.block["1"]), _over_neighbours(self.block["6"])
-        self.norm = self.block["3"]
+        between = self.block["3"]
+        assert isinstance(between, nn.LayerNorm)
+        self.norm: nn.LayerNorm = between
         del self.block
 
     def forward(

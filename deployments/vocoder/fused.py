@@ -11,12 +11,25 @@ import torch.nn.functional as F
 CONTEXT = 2  # frames that a causal convolution over three looks back
 
 
-def snake(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """x + sin(alpha x)^2 / alpha (arXiv:2006.08195). x (batch, channels, t, 1), alpha (channels,)"""
+def snake(
+    x: torch.Tensor,
+    alpha: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sum, and v + sin(alpha v)^2 / alpha (arXiv:2006.08195) of it.
+
+    x and residual (batch, channels, t, 1), alpha and bias (channels,), mask (batch, 1, t, 1): the sum is
+    mask * (x + bias) + residual. Without a residual its first result is of no use.
+    """
     if x.is_cuda:
-        return _kernels().snake(x.contiguous(memory_format=torch.channels_last), alpha)
+        return _kernels().snake(x, alpha, bias, residual, mask)
+    summed = x if bias is None else x + bias[:, None, None]
+    summed = summed if mask is None else summed * mask
+    summed = summed if residual is None else summed + residual
     rate = alpha[:, None, None]
-    return x + (x * rate).sin().square() / (rate + 1e-9)
+    return summed, (summed + (summed * rate).sin().square() / (rate + 1e-9)).to(x.dtype)
 
 
 def norm(

@@ -4,26 +4,75 @@ All of them read and write the tensors' own type and compute in float32. fused.p
 same in plain torch.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+
 import torch
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _snake(x, alpha, y, total, channels, BLOCK: tl.constexpr):
+def _snake(
+    x,
+    alpha,
+    bias,
+    residual,
+    mask,
+    summed,
+    y,
+    total,
+    channels,
+    BIASED: tl.constexpr,
+    ADDED: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
+    channel = at % channels
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    rate = tl.load(alpha + at % channels, mask=inside, other=1.0).to(tl.float32)
+    if BIASED:
+        value += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    if MASKED:
+        value *= tl.load(mask + at // channels, mask=inside, other=0).to(tl.float32)
+    if ADDED:
+        value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(summed + at, value, mask=inside)
+    rate = tl.load(alpha + channel, mask=inside, other=1.0).to(tl.float32)
     wave = tl.sin(value * rate)
     tl.store(y + at, value + wave * wave / (rate + 1e-9), mask=inside)
 
 
-def snake(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """x (batch, channels, t, 1), channels last in memory."""
+def snake(
+    x: torch.Tensor,
+    alpha: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See fused.snake. Tensors have their channels last in memory."""
+    x = x.contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x)
-    _snake[(triton.cdiv(x.numel(), 1024),)](x, alpha, y, x.numel(), alpha.shape[0], BLOCK=1024)
-    return y
+    summed = x
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+        summed = torch.empty_like(x)
+    _snake[(triton.cdiv(x.numel(), 1024),)](
+        x,
+        alpha,
+        alpha if bias is None else bias,
+        x if residual is None else residual,
+        alpha if mask is None else mask,
+        summed,
+        y,
+        x.numel(),
+        alpha.shape[0],
+        BIASED=bias is not None,
+        ADDED=residual is not None,
+        MASKED=mask is not None,
+        BLOCK=1024,
+    )
+    return summed, y
 
 
 @triton.jit
