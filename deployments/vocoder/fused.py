@@ -20,7 +20,7 @@ def snake(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A sum, and v + sin(alpha v)^2 / alpha (arXiv:2006.08195) of it.
 
-    x and residual (batch, channels, t, 1), alpha and bias (channels,), mask (batch, 1, t, 1): the sum is
+    x and residual (batch, channels, 1, t), alpha and bias (channels,), mask (batch, 1, 1, t): the sum is
     mask * (x + bias) + residual. Without a residual its first result is of no use.
     """
     if x.is_cuda:

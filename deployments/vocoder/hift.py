@@ -41,7 +41,7 @@ class ResBlock(nn.Module):
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """x (batch, channels, t, 1), mask (batch, 1, t, 1) -> the same, zero where masked; x must be so already
+        """x (batch, channels, 1, t), mask (batch, 1, 1, t) -> the same, zero where masked; x must be so already
 
         The convolutions' biases are added together with what follows.
         """
@@ -96,7 +96,7 @@ class Hift(nn.Module):
     def fold(self, dtype: torch.dtype = torch.float32) -> None:
         """Multiply weight norms out, lay weights out for the device, and make the Fourier basis.
 
-        Convolutions over time become those over planes one wide: only these can have channels last in memory, which
+        Convolutions over time become those over planes one high: only these can have channels last in memory, which
         is the order that GPUs compute in. Weights and activations between the f0 predictor's, the source's and the
         spectrum's float32 take ``dtype``.
         """
@@ -115,19 +115,19 @@ class Hift(nn.Module):
     def excite(self, mel: torch.Tensor, noise: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """The source for a mel: (batch, bands, frames), noise (batch, samples) -> (batch, samples)"""
         mask = None if lengths is None else _valid(lengths, mel.shape[2])
-        return self.m_source(self.f0_predictor(mel[..., None], mask), noise)
+        return self.m_source(self.f0_predictor(mel[:, :, None], mask), noise)
 
     def forward(self, mel: torch.Tensor, source: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """mel (batch, bands, frames), source (batch, samples), lengths (batch,) in frames where they differ
         -> samples (batch, 480 * frames), zero past a clip's end"""
         frames = lengths if lengths is not None else mel.new_full((len(mel),), mel.shape[2], dtype=torch.long)
         samples = frames * self.sizes.frame
-        excitation = self.spectrum.analyse(source, samples)[..., None].to(self.dtype)
+        excitation = self.spectrum.analyse(source, samples)[:, :, None].to(self.dtype)
         mask = None if lengths is None else _valid(lengths, mel.shape[2])
-        x = self.conv_pre(_masked(mel[..., None].to(self.dtype), mask))
+        x = self.conv_pre(_masked(mel[:, :, None].to(self.dtype), mask))
         for stage in range(len(self.ups)):
             x = self._stage(stage, x, excitation, lengths)
-        x = self.conv_post(F.leaky_relu(x)).squeeze(3).float()
+        x = self.conv_post(F.leaky_relu(x)).squeeze(2).float()
         bins = self.sizes.n_fft // 2 + 1
         magnitude, phase = x[:, :bins].exp().clamp(max=_LOUDEST), x[:, bins:].sin()
         spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=1)
@@ -140,7 +140,7 @@ class Hift(nn.Module):
         """Upsample, add the source, and average the residual blocks."""
         last = index == len(self.ups) - 1
         x = self.ups[index](_masked(F.leaky_relu(x, self.sizes.slope), self._mask(index, x, lengths, False)))
-        x = torch.cat([x[:, :, 1:2], x], dim=2) if last else x  # reflected
+        x = torch.cat([x[..., 1:2], x], dim=3) if last else x  # reflected
         mask = self._mask(index + 1, x, lengths, last)
         x = _masked(x, mask)
         down = self.source_downs[index](_masked(excitation, self._mask(len(self.ups), excitation, lengths, True)))
@@ -157,7 +157,7 @@ class Hift(nn.Module):
             return None
         for rate in self.sizes.upsample_rates[:stage]:
             lengths = lengths * rate
-        return _valid(lengths + int(extra), x.shape[2])
+        return _valid(lengths + int(extra), x.shape[3])
 
 
 def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
@@ -165,19 +165,21 @@ def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
 
 
 def _planar(convolution: nn.Conv1d | nn.ConvTranspose1d) -> nn.Module:
-    """A convolution over time as one over planes (t, 1), with channels last in memory."""
+    """A convolution over time as one over planes (1, t), on a GPU with channels last in memory."""
     kind = nn.Conv2d if isinstance(convolution, nn.Conv1d) else nn.ConvTranspose2d
     assert convolution.bias is not None and not isinstance(convolution.padding, str)
     planar = kind(
         convolution.in_channels,
         convolution.out_channels,
-        (convolution.kernel_size[0], 1),
-        (convolution.stride[0], 1),
-        padding=(convolution.padding[0], 0),
-        dilation=(convolution.dilation[0], 1),
+        (1, convolution.kernel_size[0]),
+        (1, convolution.stride[0]),
+        padding=(0, convolution.padding[0]),
+        dilation=(1, convolution.dilation[0]),
         device="meta",
     )
-    weight = convolution.weight.detach()[..., None].contiguous(memory_format=torch.channels_last)
+    weight = convolution.weight.detach()[:, :, None]
+    if weight.is_cuda:
+        weight = weight.contiguous(memory_format=torch.channels_last)
     planar.weight = nn.Parameter(weight, requires_grad=False)
     planar.bias = nn.Parameter(convolution.bias.detach(), requires_grad=False)
     return planar
@@ -188,8 +190,8 @@ def _unbiased(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 
 def _valid(lengths: torch.Tensor, longest: int) -> torch.Tensor:
-    """(batch, 1, longest, 1), True before each row's end"""
-    return (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, :, None]
+    """(batch, 1, 1, longest), True before each row's end"""
+    return (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, None]
 
 
 def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
