@@ -6,7 +6,7 @@ from dataclasses import dataclass
 _FRAME_STEP = 128
 _CHUNK_FRAMES = (32, 48, 96, 112)
 _RENDERED_FRAMES = (40, 56, 104, 120)
-_MEMORY_STEP = 256
+_MEMORY_STEP = 128
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,13 @@ class Budget:
 
     solve: mel frames through the estimator, prompts included. attend: frames squared, through the conformer, whose
     positional scores need that much memory. render: mel frames through HiFT, whose last stage is wide in time.
-    remember: remembered frames of the streams in one batch. add: new frames of them.
+    remember: frames of the streams in one batch, remembered and new.
     """
 
-    solve: int = 8192
-    attend: int = 2 << 20
-    render: int = 2048
-    remember: int = 6144
-    add: int = 1024
+    solve: int = 4096
+    attend: int = 1 << 20
+    render: int = 1024
+    remember: int = 4096
 
 
 def split(lengths: list[int], cost: Callable[[int, int], int], budget: int) -> list[list[int]]:
@@ -51,8 +50,8 @@ def squared(count: int, frames: int) -> int:
 
 
 def remembered(count: int, frames: int) -> int:
-    """Remembered frames of a batch of streams, in the shape that it is padded to."""
-    return batch_rows(count) * remembered_frames(frames)
+    """Remembered and new frames of a batch of streams, in the shape that it is padded to."""
+    return batch_rows(count) * (remembered_frames(frames) + _CHUNK_FRAMES[-1])
 
 
 def clip_frames(frames: int) -> int:

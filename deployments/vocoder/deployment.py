@@ -59,7 +59,7 @@ class Vocoder:
         started = time.perf_counter()
         place = share.claim(device, num_gpus, num_cpus)
         chosen = arithmetic.choose(precision, place)
-        settings = Settings(arithmetic.apply(chosen), conformer_tokens=conformer_tokens)
+        settings = Settings(*arithmetic.apply(chosen), conformer_tokens=conformer_tokens)
         synthesizer = load(Layout(Path(models)), place, settings)
         warm_up(synthesizer, tuple(chunk_pairs))
         left = stream_budget(place, num_gpus) if stream_memory_gb is None else int(stream_memory_gb * 2**30)

@@ -14,24 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deployments.vocoder.rows import tails
+from deployments.vocoder.fused import norm, split_heads
 from deployments.vocoder.sizes import DiTSizes
 
 KERNEL = 3
-CONTEXT = KERNEL - 1
 TIME_FREQUENCIES = 256
 TIME_SCALE = 1000
 PER_BLOCK, PER_END = 9, 2
 _EPS = 1e-6
+_HEAD_EPS = 1e-5
 _SCALES_IN_BLOCK = (1, 4, 7)
+Pending = tuple[torch.Tensor, torch.Tensor] | None  # a gate and what is to be added through it
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the blocks remember of earlier frames at one Euler step; also what new frames add to it.
+    """What the blocks remember of earlier frames at one Euler step. A forward pass updates it in place.
 
-    attention: (depth, 2, rows, heads, frames, head_dim), keys and values, in any order of frames, as attention knows
-    no positions here. convolution: (depth, 2, rows, 2, hidden), the last two inputs of a block's two convolutions.
+    attention: (depth, 2, rows, heads, remembered + frames, head_dim), keys and values; the last ones are those of the
+    new frames, written by the pass. The order of frames does not matter, as attention knows no positions here.
+    convolution: (depth, 2, rows, 2, hidden), the last two inputs of a block's two convolutions, at first zeros.
     """
 
     attention: torch.Tensor
@@ -80,26 +82,24 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, sizes.hidden)
 
     def fold(self) -> None:
-        """Make the three projections one."""
+        """Make the three projections one, and put the norms' weights together."""
         parts = [self.to_q, self.to_k, self.to_v]
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         self.to_qkv = _linear(weight, bias)
-        del self.to_q, self.to_k, self.to_v
+        norms: list[torch.Tensor] = [self.q_norm.weight, self.q_norm.bias, self.k_norm.weight, self.k_norm.bias]
+        self.norms = nn.Parameter(torch.stack(norms), requires_grad=False)
+        del self.to_q, self.to_k, self.to_v, self.q_norm, self.k_norm
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, past: torch.Tensor | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """x (rows, frames, hidden), past (2, rows, heads, remembered, head_dim)
-        -> x, and keys and values of the new frames (rows, heads, frames, head_dim)"""
-        batch, frames, _ = x.shape
-        projected = self.to_qkv(x).view(batch, frames, 3, self.heads, -1)
-        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, frames, head_dim)
-        query, key = self.q_norm(query), self.k_norm(key)
-        keys, values = key, value
-        if past is not None:
-            keys, values = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None, memory: torch.Tensor | None) -> torch.Tensor:
+        """x (rows, frames, hidden) -> the same; memory (2, rows, heads, remembered + frames, head_dim) is completed"""
+        rows, frames, _ = x.shape
+        projected = self.to_qkv(x)
+        if memory is None:
+            memory = projected.new_empty(2, rows, self.heads, frames, self.norms.shape[1])
+        keys, values = memory
+        query = split_heads(projected, self.norms, keys, values, _HEAD_EPS)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, frames, -1)), (key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(rows, frames, -1))
 
 
 class CausalConvolutions(nn.Module):
@@ -113,17 +113,24 @@ class CausalConvolutions(nn.Module):
     def fold(self) -> None:
         """Make the convolutions matrix products over three neighbouring frames."""
         self.first, self.second = _over_neighbours(self.block["1"]), _over_neighbours(self.block["6"])
-        self.norm = self.block["3"]
+        between = self.block["3"]
+        assert isinstance(between, nn.LayerNorm)
+        self.norm: nn.LayerNorm = between
         del self.block
 
     def forward(
-        self, x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """x (rows, frames, hidden), past (2, rows, 2, hidden) -> x, and both convolutions' last inputs"""
-        neighbours, first = _neighbours(x, lengths, None if past is None else past[0])
-        x = F.mish(self.norm(self.first(neighbours)))
-        neighbours, second = _neighbours(x, lengths, None if past is None else past[1])
-        return self.second(neighbours), (first, second)
+        self, neighbours: torch.Tensor, lengths: torch.Tensor | None, memory: torch.Tensor | None
+    ) -> torch.Tensor:
+        """neighbours (rows, frames, 3 * hidden): each frame behind its two predecessors -> (rows, frames, hidden)
+
+        memory (2, rows, 2, hidden) is read and then replaced by both convolutions' last inputs.
+        """
+        middle = self.first(neighbours)
+        past = None if memory is None else memory[1]
+        _, between = norm(middle, self.norm.weight, self.norm.bias, self.norm.eps, mish=True, spread=True, past=past)
+        if memory is not None:
+            memory[0], memory[1] = _last_inputs(neighbours, lengths), _last_inputs(between, lengths)
+        return self.second(between)
 
 
 class Mlp(nn.Module):
@@ -150,18 +157,22 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(sizes.hidden, PER_BLOCK * sizes.hidden))
 
     def forward(
-        self, x: torch.Tensor, modulation: torch.Tensor, rows: Rows | None, past: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """x (rows, frames, hidden), modulation (9, hidden) -> x; keys, values and both convolutions' last inputs"""
+        self, x: torch.Tensor, pending: Pending, modulation: torch.Tensor, rows: Rows | None, memory: Memory | None
+    ) -> tuple[torch.Tensor, Pending]:
+        """x (rows, frames, hidden) to which ``pending`` has still to be added, modulation (9, hidden) -> the same two
+
+        memory is this block's part.
+        """
         mask, lengths = (rows.mask, rows.lengths) if rows else (None, None)
-        before, inputs = past or (None, None)
+        heads, inputs = (memory.attention, memory.convolution) if memory else (None, None)
         attention, mlp, convolution = modulation.view(3, 3, -1)  # each: shift, 1 + scale, gate
-        mixed, attended = self.attn(_norm(x, attention), mask, before)
-        x = torch.addcmul(x, attention[2], mixed)
-        convolved, ends = self.conv(_norm(x, convolution), lengths, inputs)
-        x = torch.addcmul(x, convolution[2], convolved)
-        x = torch.addcmul(x, mlp[2], self.mlp(_norm(x, mlp)))
-        return x, (*attended, *ends)
+        x, normed = norm(x, attention[1], attention[0], _EPS, pending)
+        mixed = self.attn(normed, mask, heads)
+        past = None if inputs is None else inputs[0]
+        x, neighbours = norm(x, convolution[1], convolution[0], _EPS, (attention[2], mixed), spread=True, past=past)
+        convolved = self.conv(neighbours, lengths, inputs)
+        x, normed = norm(x, mlp[1], mlp[0], _EPS, (convolution[2], convolved))
+        return x, (mlp[2], self.mlp(normed))
 
 
 class FinalLayer(nn.Module):
@@ -172,9 +183,9 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(sizes.hidden, PER_END * sizes.hidden))
         self.linear = nn.Linear(sizes.hidden, sizes.output)
 
-    def forward(self, x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-        """x (batch, frames, hidden), modulation (2, hidden) -> (batch, frames, bands)"""
-        return self.linear(_norm(x, modulation))
+    def forward(self, x: torch.Tensor, pending: Pending, modulation: torch.Tensor) -> torch.Tensor:
+        """x (rows, frames, hidden), modulation (2, hidden) -> (rows, frames, bands)"""
+        return self.linear(norm(x, modulation[1], modulation[0], _EPS, pending)[1])
 
 
 class DiT(nn.Module):
@@ -224,25 +235,20 @@ class DiT(nn.Module):
         condition: torch.Tensor,
         modulation: torch.Tensor,
         rows: Rows | None = None,
-        past: Memory | None = None,
-        added: Memory | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor:
         """The velocity at x, (2 * batch, frames, bands): with and without conditions.
 
-        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden). What is
-        to be remembered of the new frames is written to ``added``.
+        x (batch, frames, bands), condition (2 * batch, frames, hidden), modulation (9 * depth + 2, hidden).
         """
         hidden = F.linear(x.to(condition.dtype), self.in_proj.weight[:, : self.sizes.output])
         hidden = hidden.repeat(2, 1, 1) + condition
+        pending = None
         for index, block in enumerate(self.blocks):
             table = modulation[index * PER_BLOCK : (index + 1) * PER_BLOCK]
-            remembered = (past.attention[index], past.convolution[index]) if past else ()
-            hidden, new = block(hidden, table, rows, remembered)
-            if added is not None:
-                key, value, *ends = new
-                added.attention[index, 0], added.attention[index, 1] = key, value
-                added.convolution[index, 0], added.convolution[index, 1] = ends
-        return self.final_layer(hidden, modulation[-PER_END:])
+            own = Memory(memory.attention[index], memory.convolution[index]) if memory else None
+            hidden, pending = block(hidden, pending, table, rows, own)
+        return self.final_layer(hidden, pending, modulation[-PER_END:])
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
@@ -257,15 +263,10 @@ def _over_neighbours(convolution: nn.Module) -> nn.Linear:
     return _linear(convolution.weight.permute(0, 2, 1).flatten(1).contiguous(), convolution.bias)
 
 
-def _neighbours(
-    x: torch.Tensor, lengths: torch.Tensor | None, past: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each frame behind its two predecessors: (rows, t, hidden) -> (rows, t, 3 * hidden), and each row's last two"""
-    frames = x.shape[1]
-    x = F.pad(x, (0, 0, CONTEXT, 0)) if past is None else torch.cat([past, x], dim=1)
-    side_by_side = torch.cat([x[:, shift : shift + frames] for shift in range(KERNEL)], dim=2)
-    return side_by_side, tails(x, CONTEXT, lengths)
-
-
-def _norm(x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-    return F.layer_norm(x, x.shape[-1:], modulation[1], modulation[0], _EPS)
+def _last_inputs(neighbours: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """The last two frames of each row, which lie beside each other: (rows, frames, 3 * hidden) -> (rows, 2, hidden)"""
+    if lengths is None:
+        last = neighbours[:, -1]
+    else:
+        last = neighbours[torch.arange(len(neighbours), device=lengths.device), lengths - 1]
+    return last.unflatten(1, (KERNEL, -1))[:, 1:]

@@ -21,10 +21,10 @@ class F0Predictor(nn.Module):
         self.classifier = nn.Linear(channels, 1)
 
     def forward(self, mel: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """mel (batch, bands, frames), mask (batch, 1, frames) -> f0 in Hz (batch, frames); zero where masked"""
+        """mel (batch, bands, 1, frames), mask (batch, 1, 1, frames) -> f0 in Hz (batch, frames); zero where masked"""
         x = mel if mask is None else mel * mask
         for convolution in self.condnet.values():
             x = F.elu(convolution(x))
             x = x if mask is None else x * mask
-        f0 = self.classifier(x.transpose(1, 2)).squeeze(2).abs()
-        return f0 if mask is None else f0 * mask[:, 0]
+        f0 = self.classifier(x.squeeze(2).transpose(1, 2)).squeeze(2).abs()
+        return f0 if mask is None else f0 * mask[:, 0, 0]

@@ -43,12 +43,14 @@ class Utterance:
 class Settings:
     """How the models are run.
 
-    dtype: of the estimator's weights and activations; all else is float32. budget: sizes of batches.
+    dtype: of the estimator's weights and activations; hift_dtype: of HiFT's between its source and its spectrum; all
+    else is float32. budget: sizes of batches.
     conformer_tokens: how many of its past tokens (25 a second, the prompt's included) a stream's conformer attends
     to; None, as published, for all of them. graphs: whether to use CUDA graphs where there is a GPU.
     """
 
     dtype: torch.dtype = torch.float32
+    hift_dtype: torch.dtype = torch.float32
     graphs: bool = True
     budget: Budget = field(default_factory=Budget)
     conformer_tokens: int | None = None
@@ -71,15 +73,15 @@ class Synthesizer:
         self.device = flow.encoder_proj.weight.device
         self.graphs = graphs or Graphs(self.device, self._scratch(), wanted=settings.graphs)
         self.solver = Solver(flow, settings.dtype, self.graphs)
-        self.renderer = Renderer(hift, self.graphs, settings.budget.render)
+        self.renderer = Renderer(hift, self.graphs, settings.budget.render, settings.hift_dtype)
         self.clips = Clips(flow, self.solver, settings.budget)
         self.streamer = Streamer(flow, self.solver, self.renderer, settings.budget, settings.conformer_tokens)
 
     def _scratch(self) -> dict[str, int]:
-        """Bytes for one step of a batch of streams: what it remembers, and what it adds."""
-        budget, sizes, dtype = self.settings.budget, self.flow.sizes.dit, self.settings.dtype
+        """Bytes for one step of a batch of streams."""
+        sizes, dtype = self.flow.sizes.dit, self.settings.dtype
         frame = (Stream.size(1, sizes, dtype) - Stream.size(0, sizes, dtype)) // STEPS
-        return {"remembered": budget.remember * frame, "added": budget.add * frame}
+        return {"memory": self.settings.budget.remember * frame}
 
     def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> np.ndarray:
         """One whole clip: codes (n,) -> float32 samples (2880 * ceil(n / 5),) at 24 kHz.

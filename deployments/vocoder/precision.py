@@ -1,8 +1,9 @@
 """Arithmetic that a vocoder may be run with.
 
 ``float32`` is exact. ``tf32`` lets matrix products drop mantissa bits, GPUs of Ampere and later only. ``float16`` and
-``bfloat16`` keep the estimator's weights and activations in half precision and everything else as with tf32: the
-solver's sums, the conformer, and HiFT, whose phases would suffer. docs/vocoder.md has the mel errors of each.
+``bfloat16`` keep the estimator's weights and activations in half precision, and the former those of HiFT's
+convolutions, which tf32 rounds as coarsely. Everything else is as with tf32: the solver's sums, the conformer, pitch,
+source and spectrum. docs/vocoder.md has the errors of each.
 """
 
 import torch
@@ -21,7 +22,8 @@ def choose(precision: str, device: torch.device) -> str:
     return precision
 
 
-def apply(precision: str) -> torch.dtype:
-    """Set up this process for a precision and return the estimator's type."""
+def apply(precision: str) -> tuple[torch.dtype, torch.dtype]:
+    """Set up this process for a precision and return the estimator's and HiFT's types."""
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
-    return getattr(torch, precision) if precision in ("float16", "bfloat16") else torch.float32
+    estimator = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
+    return estimator, torch.float16 if precision == "float16" else torch.float32

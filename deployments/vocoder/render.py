@@ -41,11 +41,11 @@ class _Rendered:
 class Renderer:
     """Runs HiFT, which it folds; small shapes as CUDA graphs."""
 
-    def __init__(self, hift: Hift, graphs: Graphs, budget: int) -> None:
-        hift.fold()
+    def __init__(self, hift: Hift, graphs: Graphs, budget: int, dtype: torch.dtype = torch.float32) -> None:
+        hift.fold(dtype)
         self._hift, self._graphs, self._budget = hift, graphs, budget
         self._frame = hift.sizes.frame
-        self._device = hift.conv_pre.weight.device
+        self._device = hift.m_source.l_linear.weight.device
         self._fade = torch.hamming_window(2 * OVERLAP * self._frame, periodic=False, device=self._device)
 
     def clips(self, passages: list[Passage]) -> list[torch.Tensor]:

@@ -16,13 +16,11 @@ STEPS = 10
 
 
 class Recall(Protocol):
-    """Memory of earlier frames, step by step. ``added`` is where the new frames' part may be put."""
+    """Memory of earlier frames, step by step: read before a step, written when the step has completed it."""
 
-    added: Memory
+    def read(self, step: int) -> Memory: ...
 
-    def read(self, step: int) -> Memory | None: ...
-
-    def write(self, step: int, added: Memory) -> None: ...
+    def write(self, step: int, memory: Memory) -> None: ...
 
 
 class Solver:
@@ -66,11 +64,9 @@ class Solver:
             if recall is None:
                 (x,) = run(self._step, *place)
                 continue
-            past = recall.read(step)
-            remembered = (past.attention, past.convolution) if past else (None, None)
-            kept = (recall.added.attention, recall.added.convolution)
-            x, attention, convolution = run(self._step_of_stream, *place, *remembered, *kept)
-            recall.write(step, Memory(attention, convolution))
+            memory = recall.read(step)
+            x, *completed = run(self._step_of_stream, *place, memory.attention, memory.convolution)
+            recall.write(step, Memory(*completed))
         return x.clone() if graphed else x
 
     def rows(self, lengths: list[int], frames: int, seen: list[int], before: int) -> Rows:
@@ -102,15 +98,12 @@ class Solver:
         interval: torch.Tensor,
         mask: torch.Tensor | None,
         lengths: torch.Tensor | None,
-        attention: torch.Tensor | None,
-        convolution: torch.Tensor | None,
-        added_attention: torch.Tensor,
-        added_convolution: torch.Tensor,
+        attention: torch.Tensor,
+        convolution: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        past = Memory(attention, convolution) if attention is not None and convolution is not None else None
-        added = Memory(added_attention, added_convolution)
-        velocity = self._estimator(x, condition, modulation, _rows(mask, lengths), past, added)
-        return self._moved(x, velocity, interval), added_attention, added_convolution
+        memory = Memory(attention, convolution)
+        velocity = self._estimator(x, condition, modulation, _rows(mask, lengths), memory)
+        return self._moved(x, velocity, interval), attention, convolution
 
     def _moved(self, x: torch.Tensor, velocity: torch.Tensor, interval: torch.Tensor) -> torch.Tensor:
         given, free = velocity.float().chunk(2)

@@ -11,8 +11,9 @@ from dataclasses import replace as changed
 import torch
 
 from deployments.vocoder.conformer import ConformerMemory
-from deployments.vocoder.dit import CONTEXT, Memory
+from deployments.vocoder.dit import Memory
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Voice
+from deployments.vocoder.fused import CONTEXT
 from deployments.vocoder.graphs import Graphs
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.render import Ending
@@ -120,52 +121,34 @@ class Stream:
 class StreamRecall:
     """The memories of several streams as one batch; a Recall of the solver.
 
-    Rows are padded to ``before`` remembered and ``longest`` new frames, and the batch to ``rows``. A single stream
-    that needs no padding is read in place.
+    Rows are padded to ``before`` remembered and ``longest`` new frames, and the batch to ``rows``.
     """
-
-    added: Memory
 
     def __init__(
         self, streams: list[Stream], frames: list[int], rows: int, longest: int, before: int, graphs: Graphs
     ) -> None:
-        self._streams, self._frames, self._rows = streams, frames, rows
-        self._in_place = rows == 1 and before == streams[0].frames
+        self._streams, self._frames, self._rows, self._before = streams, frames, rows, before
         first = streams[0].attention[0]
         depth, heads, width = first.shape[0], first.shape[3], first.shape[5]
-        leading = (depth, 2, _BOTH, rows, heads)
-        if before and not self._in_place:
-            self._attention = _buffer(graphs, "remembered", (*leading, before, width), first)
-        attention = _buffer(graphs, "added", (*leading, longest, width), first).flatten(2, 3)
-        convolution = streams[0].convolution
-        self.added = Memory(attention, convolution.new_empty(depth, 2, _BOTH * rows, *convolution.shape[-2:]))
+        shape = (depth, 2, _BOTH, rows, heads, before + longest, width)
+        scratch = graphs.scratch("memory", shape, first.dtype)
+        self._attention = first.new_zeros(shape) if scratch is None else scratch
 
-    def read(self, step: int) -> Memory | None:
-        """All streams' memory before a step; None when they have none yet."""
-        if not self._streams[0].frames:
-            return None
+    def read(self, step: int) -> Memory:
+        """All streams' memory before a step, with room for the new frames."""
         parts = [stream.convolution[step] for stream in self._streams]
         parts += [torch.zeros_like(parts[0])] * (self._rows - len(parts))
-        convolution = torch.stack(parts, dim=3).flatten(2, 3)
-        if self._in_place:
-            stream = self._streams[0]
-            return Memory(stream.attention[step][..., : stream.frames, :], convolution)
         for row, stream in enumerate(self._streams):
             self._attention[:, :, :, row, :, : stream.frames] = stream.attention[step][..., : stream.frames, :]
-        return Memory(self._attention.flatten(2, 3), convolution)
+        return Memory(self._attention.flatten(2, 3), torch.stack(parts, dim=3).flatten(2, 3))
 
-    def write(self, step: int, added: Memory) -> None:
-        """Give every stream its part."""
-        attention = added.attention.unflatten(2, (_BOTH, self._rows))
-        convolution = added.convolution.unflatten(2, (_BOTH, self._rows))
+    def write(self, step: int, memory: Memory) -> None:
+        """Give every stream its part of what is new."""
+        attention = memory.attention[..., self._before :, :].unflatten(2, (_BOTH, self._rows))
+        convolution = memory.convolution.unflatten(2, (_BOTH, self._rows))
         for row, (stream, frames) in enumerate(zip(self._streams, self._frames, strict=True)):
             stream.remember_frames(step, attention[:, :, :, row, :, :frames])
             stream.convolution[step] = convolution[:, :, :, row]
-
-
-def _buffer(graphs: Graphs, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    scratch = graphs.scratch(name, shape, like.dtype)
-    return like.new_zeros(shape) if scratch is None else scratch
 
 
 def gather_tokens(streams: list[Stream]) -> ConformerMemory | None:

@@ -114,7 +114,7 @@ class Streamer:
     def _shape(self, frames: list[int], seen: list[int]) -> _Shape:
         """The padded shape of a batch: few different ones on a GPU, no padding beyond the longest elsewhere."""
         opening, once = seen[0] == 0, clip_frames(frames[0])
-        if not self._solver.graphs.enabled or (opening and (len(frames) > 1 or once > self._budget.add)):
+        if not self._solver.graphs.enabled or (opening and (len(frames) > 1 or once > self._budget.remember)):
             return _Shape(len(frames), max(frames), max(seen), False)
         if opening:
             return _Shape(1, once, 0, True)

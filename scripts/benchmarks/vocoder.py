@@ -102,7 +102,8 @@ def measure(plan: Plan, table: Table) -> Synthesizer:
         print(f"{chosen}: batched{', graphs' if plan.device.type == 'cuda' else ''}")
         synthesizer = make(plan, chosen, graphs=True)
         if exact:
-            error(chosen, exact, mel_of(synthesizer, plan), table)
+            error(chosen, exact[:2], mel_of(synthesizer, plan), table)
+            wave_error(plan, chosen, exact[2], synthesizer, table)
         with _timer(plan) as taken:
             warm_up(synthesizer, SCHEDULE)
         table.add(f"{chosen}: warm-up", taken(), "s")
@@ -117,11 +118,11 @@ def measure(plan: Plan, table: Table) -> Synthesizer:
     return synthesizer
 
 
-def baseline(plan: Plan, table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Times to compare with, and the mels that errors are measured against."""
+def baseline(plan: Plan, table: Table) -> tuple[np.ndarray, ...]:
+    """Times to compare with, and the mels and samples that errors are measured against."""
     print(f"baseline: float32, eager, one at a time ({plan.device})")
     synthesizer = make(plan, "float32", graphs=False)
-    exact = mel_of(synthesizer, plan)
+    exact = *mel_of(synthesizer, plan), heard(synthesizer, plan)
     whole_clips(plan, synthesizer, "baseline", table)
     streams(plan, synthesizer, "baseline", (1,), table)
     return exact
@@ -158,7 +159,7 @@ def make(plan: Plan, chosen: str, graphs: bool, conformer_tokens: int | None = N
     device = str(plan.device)
     models[0].load_state_dict(flow.state(sizes, Source(SEED, "flow.pt", device)), assign=True)
     models[1].load_state_dict(hift.state(hift_sizes, Source(SEED, "hift.pt", device)), assign=True)
-    settings = Settings(precision.apply(chosen), graphs, conformer_tokens=conformer_tokens)
+    settings = Settings(*precision.apply(chosen), graphs, conformer_tokens=conformer_tokens)
     for model in models:
         model.requires_grad_(False).to(plan.device)
     return Synthesizer(*models, settings)
@@ -264,6 +265,20 @@ def _whole_mel(synthesizer: Synthesizer, utterance: Utterance) -> np.ndarray:
 @torch.inference_mode()
 def _stream_mel(synthesizer: Synthesizer, stream: Stream, chunk: Chunk) -> np.ndarray:
     return synthesizer.streamer.mels([stream], [chunk])[0].cpu().numpy()
+
+
+def wave_error(plan: Plan, name: str, exact: np.ndarray, synthesizer: Synthesizer, table: Table) -> None:
+    """How far the samples are from the baseline's, given the same mel: as a signal-to-noise ratio."""
+    samples = heard(synthesizer, plan)
+    ratio = 10 * np.log10((exact**2).sum() / max(((samples - exact) ** 2).sum(), 1e-20))
+    table.add(f"{name}: samples of the same mel, signal to error", float(ratio), "dB")
+
+
+@torch.inference_mode()
+def heard(synthesizer: Synthesizer, plan: Plan) -> np.ndarray:
+    """Samples of a mel that does not depend on the flow."""
+    mel = torch.from_numpy(np.random.default_rng(7).normal(-5, 2, (300, 80)).astype(np.float32)).to(plan.device)
+    return synthesizer.renderer.clips([Passage(mel, Noise(0))])[0].cpu().numpy()
 
 
 def error(name: str, exact: tuple[np.ndarray, ...], found: tuple[np.ndarray, ...], table: Table) -> None:

@@ -20,10 +20,10 @@ def test_auto_is_exact_on_a_cpu_and_half_on_a_gpu() -> None:
 
 def test_precisions_set_the_estimators_type_and_matrix_products() -> None:
     try:
-        assert precision.apply("bfloat16") is torch.bfloat16
+        assert precision.apply("bfloat16") == (torch.bfloat16, torch.float32)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
-        assert precision.apply("float32") is torch.float32
+        assert precision.apply("float32") == (torch.float32, torch.float32)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
