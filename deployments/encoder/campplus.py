@@ -39,9 +39,9 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels, channels, 1, stride=(stride, 1)) if stride > 1 else None
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        out = self.second(functional.relu(self.first(x)) * mask)
-        return functional.relu(out + (x if self.shortcut is None else self.shortcut(x))) * mask
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        out = self.second(_rectify(self.first(x), mask))
+        return _rectify(out.add_(x if self.shortcut is None else self.shortcut(x)), mask)
 
 
 class DenseLayer(nn.Module):
@@ -55,8 +55,8 @@ class DenseLayer(nn.Module):
         self.context1 = nn.Conv1d(width, width // 2, 1)
         self.context2 = nn.Conv1d(width // 2, growth, 1)
 
-    def forward(self, x: Tensor, mask: Tensor, pooling: Tensor, segments: Tensor) -> Tensor:
-        x = functional.relu(self.narrow(functional.relu(self.norm(x)))) * mask
+    def forward(self, x: Tensor, mask: Tensor | None, pooling: Tensor, segments: Tensor) -> Tensor:
+        x = _rectify(self.narrow(_rectify(self.norm(x))), mask)
         context = functional.relu(self.context1(x @ pooling))  # (batch, width / 2, segments)
         gate = self.context2(context).sigmoid().index_select(2, segments)
         return self.local(x) * gate
@@ -92,31 +92,38 @@ class CamPlus(nn.Module):
         lengths = torch.tensor([len(fbank) for fbank in fbanks])
         device = fbanks[0].device
         x = nn.utils.rnn.pad_sequence(fbanks, batch_first=True).transpose(1, 2)[:, None]  # (batch, 1, 80, frames)
-        x = self._head(x, _mask(lengths, x.shape[-1]).to(device)[:, None, None])
+        equal = bool((lengths == lengths[0]).all())  # then nothing needs masking
+        x = self._head(x, None if equal else _mask(lengths, x.shape[-1]).to(device)[:, None, None])
         lengths = (lengths + 1) // 2
         frames = (x.shape[-1] + 1) // 2
         mask = _mask(lengths, frames)
         pooling = _pooling(lengths, mask).to(device)
         segments = (torch.arange(frames) // SEGMENT).to(device)
-        x = self._dense(x, mask.to(device)[:, None], pooling, segments)
+        x = self._dense(x, None if equal else mask.to(device)[:, None], pooling, segments)
         mean, deviation = _statistics(x, mask.to(device)[:, None], lengths.to(device)[:, None])
         return list(self.dense(torch.cat([mean, deviation], dim=1)[..., None])[..., 0])
 
-    def _head(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _head(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, 1, 80, frames) -> (batch, 320, frames)."""
-        x = functional.relu(self.head_in(x)) * mask
+        x = _rectify(self.head_in(x), mask)
         for block in self.head:
             x = block(x, mask)
-        return (functional.relu(self.head_out(x)) * mask).flatten(1, 2)
+        return _rectify(self.head_out(x), mask).flatten(1, 2)
 
-    def _dense(self, x: Tensor, mask: Tensor, pooling: Tensor, segments: Tensor) -> Tensor:
-        x = functional.relu(self.tdnn(x))
+    def _dense(self, x: Tensor, mask: Tensor | None, pooling: Tensor, segments: Tensor) -> Tensor:
+        x = _rectify(self.tdnn(x))
         for block, transit in zip(self.blocks, self.transits, strict=True):
             assert isinstance(block, nn.ModuleList)
             for layer in block:
                 x = torch.cat([x, layer(x, mask, pooling, segments)], dim=1)
             x = transit(x)
-        return functional.relu(x)
+        return _rectify(x)
+
+
+def _rectify(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """ReLU in place, and zeros beyond each clip's end."""
+    x = x.relu_()
+    return x if mask is None else x.mul_(mask)
 
 
 def _mask(lengths: Tensor, frames: int) -> Tensor:

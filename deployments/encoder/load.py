@@ -8,10 +8,11 @@ import torch
 
 from deployments.checkpoint import Layout, load_onnx
 from deployments.encoder import fingerprint, vq02
-from deployments.encoder.blocks import Runner
+from deployments.encoder.blocks import Layers, Runner, make_plan
 from deployments.encoder.cache import Cache
 from deployments.encoder.campplus_weights import NotCamPlus, load_campplus
 from deployments.encoder.encoder import Encoder, Network
+from deployments.encoder.frontend import ROW_SIZE
 from deployments.encoder.graphs import LayerGraphs
 from deployments.encoder.options import EncoderOptions
 from deployments.encoder.s3_weights import load_s3
@@ -19,6 +20,7 @@ from deployments.encoder.sessions import BlocksSession, S3Session, SessionOption
 from deployments.encoder.store import Store
 
 CACHE_VERSION = 1
+FUSED_TOLERANCE = 1e-3  # relative; exact kernels differ by 1e-6, products in TF32 by some 1e-4
 logger = logging.getLogger(__name__)
 
 
@@ -34,8 +36,8 @@ def load(layout: Layout, device: torch.device, options: EncoderOptions | None = 
     lower_precision(encoder, options.precision)
     if options.vq02_graph is not None:
         encoder.vq02.layers = BlocksSession(open_session(options.vq02_graph, _session(options)))
-    else:
-        encoder.vq02.layers = _layers(encoder.vq02.layers, device, options)
+    elif device.type == "cuda" and options.vq02_mode == "blocks":
+        encoder.vq02.layers = gpu_layers(Layers(tokens02.encoder), device, options.fused, options.cuda_graphs)
     return encoder
 
 
@@ -67,9 +69,31 @@ def lower_precision(encoder: Encoder, precision: str) -> None:
             encoder.s3.blocks.bfloat16()  # type: ignore[operator, union-attr]
 
 
-def _layers(layers: Runner, device: torch.device, options: EncoderOptions) -> Runner:
-    recorded = device.type == "cuda" and options.cuda_graphs and options.vq02_mode == "blocks"
-    return LayerGraphs(layers, device) if recorded else layers
+def gpu_layers(plain: Layers, device: torch.device, fused: bool, graphs: bool) -> Runner:
+    """VQ02's layers as a GPU runs them fastest: one kernel for what is not a matrix product, recorded as graphs."""
+    layers = (_fused(plain, device) or plain) if fused else plain
+    return LayerGraphs(layers, device) if graphs else layers
+
+
+@torch.inference_mode()
+def _fused(plain: Layers, device: torch.device) -> Runner | None:
+    """The fused layers, if they compile here and give what the plain ones give."""
+    try:
+        from deployments.encoder.kernels import FusedLayers
+
+        fused = FusedLayers(plain.encoder)
+        plan = make_plan([7, 30]).to(device)
+        x = torch.randn(*plan.inputs.shape, ROW_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
+        outputs = [run(x, plan.valid, plan.window, plan.seen).flatten(0, 1)[plan.outputs] for run in (plain, fused)]
+    except Exception as error:  # of triton's compiler, which has many; the plain layers always work
+        logger.warning("VQ02's fused kernel does not run here, the plain layers do: %s", error)
+        return None
+    difference = float((outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max())
+    exact = plain.encoder.encoders0[0].self_attn.linear_out.weight.dtype == torch.float32
+    if difference > (FUSED_TOLERANCE if exact else 0.1):
+        logger.warning("VQ02's fused kernel differs by %.2g, the plain layers are used", difference)
+        return None
+    return fused
 
 
 def _s3(path: Path, device: torch.device, options: EncoderOptions) -> Network:

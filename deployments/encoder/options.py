@@ -31,6 +31,7 @@ class EncoderOptions(Options):
         default="float32", description="of matrix products; anything but float32 changes tokens"
     )
     cuda_graphs: bool = Field(default=True, description="replay VQ02's layers as CUDA graphs where the batch is small")
+    fused: bool = Field(default=True, description="VQ02's attention and memory as one Triton kernel, on a GPU")
     s3_device: str | None = Field(default=None, description="VQ06's device, e.g. cuda:1; default: the encoder's")
     onnx_providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's providers in order of preference, e.g. TensorrtExecutionProvider"

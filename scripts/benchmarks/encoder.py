@@ -13,8 +13,7 @@ from torch import Tensor
 from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample, trim_silence
 from deployments.encoder.blocks import Layers
 from deployments.encoder.encoder import Encoder
-from deployments.encoder.graphs import LayerGraphs
-from deployments.encoder.load import lower_precision, set_precision
+from deployments.encoder.load import gpu_layers, lower_precision, set_precision
 from deployments.types import Clip
 from scripts.benchmarks.encoder_models import random_encoder, speech_like
 
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {"machine": bench.machine}
     if device.type == "cuda":
         figures["vq02_ways"] = bench.ways()
-        bench.encoder.vq02.layers = LayerGraphs(Layers(bench.encoder.vq02.encoder), device)
+        bench.encoder.vq02.layers = gpu_layers(Layers(bench.encoder.vq02.encoder), device, True, True)
     figures["streaming"] = bench.streaming()
     figures["batches"] = bench.batches()
     figures["stages"] = bench.stages()
@@ -98,12 +97,14 @@ class Bench:
         return rows
 
     def ways(self) -> list[dict[str, Any]]:
-        """VQ02 on a GPU: launched kernel by kernel, as CUDA graphs, compiled."""
+        """VQ02 on a GPU: torch's kernels or the fused one, launched one by one or as CUDA graphs, compiled."""
         plain = Layers(self.encoder.vq02.encoder)
-        ways: dict[str, Any] = {"eager": plain, "graphs": LayerGraphs(plain, self.device)}
+        choices = {"plain": (False, False), "plain graphs": (False, True), "fused": (True, False)}
+        choices |= {"fused graphs": (True, True)}
+        ways: dict[str, Any] = {name: gpu_layers(plain, self.device, *choice) for name, choice in choices.items()}
         if self.compile:
             ways["compiled"] = torch.compile(plain, dynamic=True)
-        print("\n" + f"{'VQ02':>20}" + "".join(f"{way:>13}" for way in ways))
+        print("\n" + f"{'VQ02':>20}" + "".join(f"{way:>14}" for way in ways))
         rows = []
         for seconds in self.seconds:
             for count in self.sizes:
@@ -112,7 +113,7 @@ class Bench:
                 for way, layers in ways.items():
                     self.encoder.vq02.layers = layers
                     row[f"{way}_ms"] = self.time(partial(self.encoder.vq02, speech))
-                print(f"{count:>14} x {seconds:g} s" + "".join(f"{row[f'{way}_ms']:>10.1f} ms" for way in ways))
+                print(f"{count:>14} x {seconds:g} s" + "".join(f"{row[f'{way}_ms']:>11.1f} ms" for way in ways))
                 rows.append(row)
         return rows
 
@@ -191,7 +192,7 @@ class Bench:
         for precision in ("float32", "tf32", "bf16"):
             set_precision(precision)
             lower_precision(self.encoder, precision)
-            self.encoder.vq02.layers = LayerGraphs(Layers(self.encoder.vq02.encoder), self.device)
+            self.encoder.vq02.layers = gpu_layers(Layers(self.encoder.vq02.encoder), self.device, True, True)
             times = [self.time(partial(self.encoder.encode_batch, batch)) for batch in clips.values()]
             found = self.encoder.encode_batch(clips[self.sizes[-1]])
             shares = [
