@@ -5,7 +5,7 @@ of many requests. What differs between devices (norms, attention, cache writes) 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -49,18 +49,27 @@ class Chunk:
     start: torch.Tensor
 
 
-class Ops(Protocol):
+N = TypeVar("N")
+"""Rows after a norm, in whatever form an ``Ops`` multiplies them."""
+
+
+class Ops(Protocol[N]):
     """What differs between devices. x and residual are (rows, hidden), qkv (rows, (heads + 2 groups) * head_dim)."""
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor: ...
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> N: ...
 
-    def add_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x + residual, and its norm."""
+    def settle(self, x: N) -> torch.Tensor:
+        """Normed rows as a plain tensor."""
 
-    def multiply_gated(self, matmul: Matmul, x: torch.Tensor) -> torch.Tensor:
+    def multiply(self, matmul: Matmul, x: N) -> torch.Tensor: ...
+
+    def multiply_gated(self, matmul: Matmul, x: N) -> torch.Tensor:
         """silu(gate) * up of a joined gate and up projection."""
+
+    def multiply_add_norm(
+        self, matmul: Matmul, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, N]:
+        """The product + residual, and its norm."""
 
     def prefill(self, qkv: torch.Tensor, layer: int, chunk: Chunk) -> torch.Tensor:
         """Write a chunk's keys and values, attend: (rows, heads * head_dim)."""
@@ -87,15 +96,21 @@ class TorchOps:
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._config.rms_norm_eps)
 
-    def add_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = x + residual
-        return total, self.norm(total, weight)
+    def settle(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def multiply(self, matmul: Matmul, x: torch.Tensor) -> torch.Tensor:
+        return matmul(x)
 
     def multiply_gated(self, matmul: Matmul, x: torch.Tensor) -> torch.Tensor:
         gate, up = matmul(x).chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def multiply_add_norm(
+        self, matmul: Matmul, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total = matmul(x) + residual
+        return total, self.norm(total, weight)
 
     def prefill(self, qkv: torch.Tensor, layer: int, chunk: Chunk) -> torch.Tensor:
         slot, start = int(chunk.slot), int(chunk.start)
@@ -136,7 +151,7 @@ class TorchOps:
 class SlotModel:
     """Weights, cache and ops put together."""
 
-    def __init__(self, weights: Weights, ops: Ops) -> None:
+    def __init__(self, weights: Weights, ops: Ops[Any]) -> None:
         self.weights = weights
         self._ops = ops
 
@@ -154,9 +169,11 @@ class SlotModel:
         normed = ops.norm(x, weights.layers[0].input_norm)
         for index, layer in enumerate(weights.layers):
             following = weights.layers[index + 1].input_norm if index + 1 < len(weights.layers) else weights.norm
-            x, normed = ops.add_norm(x, layer.o(attend(layer.qkv(normed), index)), layer.post_norm)
-            x, normed = ops.add_norm(x, layer.down(ops.multiply_gated(layer.gate_up, normed)), following)
-        return normed
+            attended = attend(ops.multiply(layer.qkv, normed), index)
+            x, normed = ops.multiply_add_norm(layer.o, attended, x, layer.post_norm)
+            gated = ops.multiply_gated(layer.gate_up, normed)
+            x, normed = ops.multiply_add_norm(layer.down, gated, x, following)
+        return ops.settle(normed)
 
 
 class _Attend(Protocol):

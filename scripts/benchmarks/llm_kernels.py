@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from deployments.llm import model
 from deployments.llm.kernels.elementwise import matvec_kernel
-from deployments.llm.kernels.linear import Launch, QuantisedLinear, Workspace, plan
+from deployments.llm.kernels.linear import Launch, Normed, QuantisedLinear, Workspace, plan
 from deployments.llm.loading import Options, make_runner
 from deployments.llm.runner import Runner
 from deployments.llm.step1 import Step1Config
@@ -166,7 +166,7 @@ def candidates(out: int, inner: int, x: torch.Tensor) -> Iterator[tuple[str, flo
         layers = [QuantisedLinear(random_quantised(kind, out, inner), workspace) for _ in range(many)]
         default = plan(out, inner, len(x))
         for launch in [default] if kind == "int4 asymmetric" else launches(default, out, inner):
-            calls = [partial(layer.multiply, launch=launch) for layer in layers]
+            calls = [partial(multiply, layer, launch=launch) for layer in layers]
             chosen = " (planned)" if launch == default else ""
             shape = f"m {launch.block_m} n {launch.block_n} split {launch.split} w {launch.warps} s {launch.stages}"
             yield f"{kind} {shape}{chosen}", time_graph(calls, x)
@@ -187,14 +187,20 @@ def launches(default: Launch, out: int, inner: int) -> list[Launch]:
     return list(found)
 
 
+def multiply(layer: QuantisedLinear, x: torch.Tensor, launch: Launch) -> torch.Tensor:
+    """A plain 4-bit product."""
+    return layer.fused(Normed(x), launch=launch)[0]
+
+
 def matvec_call(matrix: torch.Tensor, rows: int, block: int, warps: int) -> Multiply:
     """One configuration of the kernel for a single row."""
     out, inner = matrix.shape
 
     def call(x: torch.Tensor) -> torch.Tensor:
         y = torch.empty(1, out, dtype=x.dtype, device=x.device)
-        grid = (-(-out // rows),)
-        matvec_kernel[grid](x, matrix, y, out, inner, GATED=False, ROWS=rows, BLOCK=block, num_warps=warps)
+        plain = {"GATED": False, "SCALED": 0, "ADDED": False, "P": 1}
+        shape = {"ROWS": rows, "BLOCK": block, "num_warps": warps}
+        matvec_kernel[(-(-out // rows),)](x, matrix, y, y, y, y, y, y, out, 0.0, inner, **plain, **shape)
         return y
 
     return call

@@ -51,13 +51,13 @@ async def test_the_same_seed_gives_the_same_codes_alone_and_in_company(llm: LLM,
 
 
 async def test_a_stream_gives_the_same_codes_in_whole_groups(llm: LLM, clone: ClonePrompt):
-    *pieces, end = [part async for part in llm.stream(clone, Sampling(seed=5))]
+    *pieces, last = [item async for item in llm.stream(clone, Sampling(seed=5))]
     whole = await llm.generate(clone, Sampling(seed=5))
+    assert len(last.codes) == 0
+    assert (last.finish_reason, last.prompt_tokens) == (whole.finish_reason, whole.prompt_tokens)
     assert len(pieces[0]) == 5
     assert all(len(codes) % 5 == 0 for codes in pieces)
     assert np.array_equal(np.concatenate(pieces), whole.codes)
-    assert len(end.codes) == 0
-    assert (end.finish_reason, end.prompt_tokens) == (whole.finish_reason, whole.prompt_tokens)
 
 
 async def test_leaving_a_stream_frees_its_slot_at_once(llm: LLM, clone: ClonePrompt):

@@ -12,8 +12,10 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 from deployments.llm import model  # noqa: E402
 from deployments.llm.kernels.linear import (  # noqa: E402
+    AddNorm,
     DenseLinear,
     Launch,
+    Normed,
     QuantisedLinear,
     Workspace,
     matvec,
@@ -78,9 +80,9 @@ def test_a_product_in_parts_is_the_whole_and_can_be_repeated(split: int):
     weight = WEIGHTS["symmetric"]()
     linear = QuantisedLinear(weight, Workspace(DEVICE))
     x = random(3, 512)
-    first = linear.multiply(x, Launch(16, 64, split))
+    first = linear.fused(Normed(x), launch=Launch(16, 64, split))[0]
     close(first, x.float() @ weight.dequantize().T)
-    assert torch.equal(linear.multiply(x, Launch(16, 64, split)), first)
+    assert torch.equal(linear.fused(Normed(x), launch=Launch(16, 64, split))[0], first)
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -103,7 +105,7 @@ def test_a_matrix_times_one_vector(gated: bool):
     if gated:
         gate, up = wanted.chunk(2, dim=1)
         wanted = torch.nn.functional.silu(gate) * up
-    close(matvec(x, matrix, gated), wanted)
+    close(matvec(Normed(x), matrix, gated)[0], wanted)
 
 
 def both(slots: int = 4, length: int = 320) -> tuple[model.KVCache, GPUOps, model.KVCache, model.TorchOps]:
@@ -114,15 +116,47 @@ def both(slots: int = 4, length: int = 320) -> tuple[model.KVCache, GPUOps, mode
     return ours, GPUOps(CONFIG, ours, Workspace(DEVICE)), theirs, model.TorchOps(CONFIG, theirs)
 
 
-def test_norms_and_gate():
+LINEARS = {
+    "dense": lambda out, inner, seed: DenseLinear(random(out, inner, seed=seed) / 16),
+    "int4": lambda out, inner, seed: QuantisedLinear(int4(out, inner, 128, seed % 2 == 0), Workspace(DEVICE)),
+    "nf4": lambda out, inner, seed: QuantisedLinear(nf4(out, inner), Workspace(DEVICE)),
+}
+
+
+@pytest.mark.parametrize("kind", LINEARS)
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_products_with_norms_and_gates_around_them(kind: str, rows: int):
+    """A layer's chain of products, each fused or not, against the same in torch."""
     _, ops, _, plain = both()
-    x, residual, weight = random(5, 384), random(5, 384, seed=1), random(384, seed=2)
-    close(ops.norm(x, weight), plain.norm(x, weight))
-    for found, wanted in zip(ops.add_norm(x, residual, weight), plain.add_norm(x, residual, weight), strict=True):
-        close(found, wanted)
-    for rows in (1, 5):
-        matmul = DenseLinear(random(512, 384, seed=5) / 16)
-        close(ops.multiply_gated(matmul, x[:rows]), plain.multiply_gated(matmul, x[:rows]))
+    make = LINEARS[kind]
+    mix, gate_up, down = make(384, 384, 1), make(512, 384, 2), make(384, 256, 3)
+    x, residual, weights = random(rows, 384), random(rows, 384, seed=1) * 3, random(2, 384, seed=2)
+    found, normed = ops.multiply_add_norm(mix, x, residual, weights[0])
+    wanted, plain_normed = plain.multiply_add_norm(mix, x, residual, weights[0])
+    close(found, wanted)
+    close(ops.settle(normed), plain_normed)
+    close(ops.multiply(mix, normed), plain.multiply(mix, plain_normed))
+    gated, plain_gated = ops.multiply_gated(gate_up, normed), plain.multiply_gated(gate_up, plain_normed)
+    close(gated, plain_gated)
+    found, normed = ops.multiply_add_norm(down, gated, found, weights[1])
+    wanted, plain_normed = plain.multiply_add_norm(down, plain_gated, wanted, weights[1])
+    close(found, wanted)
+    close(ops.settle(normed), plain_normed)
+    close(ops.settle(ops.norm(x, weights[0])), plain.norm(x, weights[0]))
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_gated_product_in_parts(split: int):
+    weight = int4(256, 256, 128, False)
+    linear, x = QuantisedLinear(weight, Workspace(DEVICE)), random(3, 256)
+    after = AddNorm(random(3, 128, seed=5), random(128, seed=6), 1e-5)
+    gate, up = (x.float() @ weight.dequantize().T).chunk(2, dim=1)
+    wanted = torch.nn.functional.silu(gate) * up + after.residual.float()
+    out, written = linear.fused(Normed(x), gated=True, after=after, launch=Launch(16, 64, split))
+    assert written is not None
+    close(written.total, wanted)
+    close(out, wanted * after.weight.float())
+    close(written.squares.sum(1), written.total.float().square().sum(1))
 
 
 @pytest.mark.parametrize("rows", [1, 4])

@@ -41,10 +41,27 @@ def gate_kernel(X, OUT, N: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def settle_kernel(X, SQUARES, OUT, eps, PARTS: tl.constexpr, N: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr):
+    """X (rows, N) times the factor of its RMS norm, from the PARTS parts of its sums of squares."""
+    row = tl.program_id(0)
+    i, p = tl.arange(0, BLOCK), tl.arange(0, P)
+    squares = tl.sum(tl.load(SQUARES + row * PARTS + p, mask=p < PARTS, other=0.0))
+    x = tl.load(X + row * N + i, mask=i < N, other=0.0).to(tl.float32)
+    tl.store(OUT + row * N + i, (x * tl.rsqrt(squares / N + eps)).to(OUT.dtype.element_ty), mask=i < N)
+
+
+@triton.jit
 def matvec_kernel(
-    X, W, OUT, N, K: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    X, W, OUT, SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES,
+    N, eps, K: tl.constexpr,
+    GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
+    P: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """W (N, K) times one vector X (K,), some rows per program. GATED: W is (2 N, K), and silu(gate) * up comes out."""
+    """W (N, K) times one vector X (K,) -> OUT (N,), some outputs per program.
+
+    GATED: W is (2 N, K), gates first, and silu(gate) * up comes out. SCALED and ADDED as in the 4-bit kernel: P is
+    a power of two that holds SCALED parts, and a part of NEW_SQUARES is a program's.
+    """
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     i = tl.arange(0, BLOCK)
     total = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -56,7 +73,19 @@ def matvec_kernel(
         total += tl.load(w + start, mask=inside, other=0.0).to(tl.float32) * x
         if GATED:
             ups += tl.load(w + N * K + start, mask=inside, other=0.0).to(tl.float32) * x
-    out = tl.sum(total, 1)
+    out, up = tl.sum(total, 1), tl.sum(ups, 1)
+    if SCALED > 0:
+        p = tl.arange(0, P)
+        factor = tl.rsqrt(tl.sum(tl.load(SQUARES + p, mask=p < SCALED, other=0.0)) / K + eps)
+        out *= factor
+        up *= factor
     if GATED:
-        out = out * tl.sigmoid(out) * tl.sum(ups, 1)
+        out = out * tl.sigmoid(out) * up
+    if ADDED:
+        residual = tl.load(RESIDUAL + n, mask=n < N, other=0.0).to(tl.float32)
+        rounded = (out + residual).to(TOTAL.dtype.element_ty)
+        tl.store(TOTAL + n, rounded, mask=n < N)
+        out = rounded.to(tl.float32)
+        tl.store(NEW_SQUARES + tl.program_id(0), tl.sum(tl.where(n < N, out * out, 0.0)))
+        out *= tl.load(WEIGHT + n, mask=n < N, other=0.0).to(tl.float32)
     tl.store(OUT + n, out.to(OUT.dtype.element_ty), mask=n < N)

@@ -24,15 +24,71 @@ class Workspace:
         self.arrived = torch.zeros(4096, dtype=torch.int32, device=device)
 
 
-def matvec(x: torch.Tensor, matrix: torch.Tensor, gated: bool = False) -> torch.Tensor:
-    """x (1, K) times a matrix (N, K) -> (1, N); ``gated``: a matrix (2 N, K), and silu(gate) * up."""
+@dataclass(frozen=True)
+class Normed:
+    """Rows after an RMS norm, of which the factor 1 / rms may still be owed.
+
+    values (rows, hidden); squares float32 (rows, parts): parts of the sums of squares that the factor follows
+    from, or None if it has been applied. Whoever multiplies the rows applies it to the product: that saves a
+    kernel per norm.
+    """
+
+    values: torch.Tensor
+    squares: torch.Tensor | None = None
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
+class AddNorm:
+    """What follows a product: adding to the residual (rows, out), and a norm with weight (out,)."""
+
+    residual: torch.Tensor
+    weight: torch.Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class _After:
+    """Where a kernel writes what ``AddNorm`` asks for."""
+
+    total: torch.Tensor
+    squares: torch.Tensor
+
+
+def matvec(
+    x: Normed, matrix: torch.Tensor, gated: bool = False, after: AddNorm | None = None
+) -> tuple[torch.Tensor, _After | None]:
+    """One row times a matrix (N, K) -> (1, N); ``gated``: a matrix (2 N, K), and silu(gate) * up."""
+    values, inner = x.values, matrix.shape[1]
     size = matrix.shape[0] // (2 if gated else 1)
-    out = torch.empty(1, size, dtype=x.dtype, device=x.device)
-    rows = 1 if gated else 2
-    width = matrix.shape[1]
-    grid = (triton.cdiv(size, rows),)
-    matvec_kernel[grid](x, matrix, out, size, width, GATED=gated, ROWS=rows, BLOCK=1024 if width >= 1024 else 256)
-    return out
+    rows = 1 if gated else 4 if after else 2
+    blocks = triton.cdiv(size, rows)
+    out = torch.empty(1, size, dtype=values.dtype, device=values.device)
+    written = _After(torch.empty_like(out), _squares(out, blocks)) if after else None
+    parts = 0 if x.squares is None else x.squares.shape[1]
+    matvec_kernel[(blocks,)](
+        *(values, matrix, out, *_fused(x, after, written, out)),
+        *(size, after.eps if after else x.eps, inner),
+        GATED=gated,
+        SCALED=parts,
+        ADDED=after is not None,
+        P=triton.next_power_of_2(max(parts, 1)),
+        ROWS=rows,
+        BLOCK=1024 if inner >= 1024 else 256,
+    )
+    return out, written
+
+
+def _squares(out: torch.Tensor, blocks: int) -> torch.Tensor:
+    return torch.empty(len(out), blocks, dtype=torch.float32, device=out.device)
+
+
+def _fused(x: Normed, after: AddNorm | None, written: _After | None, unused: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The kernels' arguments SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES."""
+    squares = unused if x.squares is None else x.squares
+    if after is None or written is None:
+        return squares, unused, unused, unused, unused
+    return squares, after.residual, after.weight, written.total, written.squares
 
 
 class DenseLinear:
@@ -43,7 +99,15 @@ class DenseLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, in) -> (rows, out)."""
-        return matvec(x, self.matrix) if len(x) == 1 else torch.nn.functional.linear(x, self.matrix)
+        return matvec(Normed(x), self.matrix)[0] if self.fuses(len(x)) else torch.nn.functional.linear(x, self.matrix)
+
+    def fuses(self, rows: int) -> bool:
+        """Whether ``fused`` takes so many rows."""
+        return rows == 1
+
+    def fused(self, x: Normed, gated: bool = False, after: AddNorm | None = None) -> tuple[torch.Tensor, _After | None]:
+        """A product with what comes before and after it."""
+        return matvec(x, self.matrix, gated, after)
 
 
 @dataclass(frozen=True)
@@ -92,27 +156,40 @@ class QuantisedLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x bfloat16 (rows, in) -> (rows, out)."""
-        if len(x) > MAX_ROWS:
+        if not self.fuses(len(x)):
             return torch.nn.functional.linear(x, self.expand(x.dtype))
-        return self.multiply(x, self._plan(self.out, self.inner, len(x)))
+        return self.fused(Normed(x))[0]
 
-    def multiply(self, x: torch.Tensor, launch: Launch) -> torch.Tensor:
-        """The product without expanding the weights; at most MAX_ROWS rows."""
-        out = torch.empty(len(x), self.out, dtype=x.dtype, device=x.device)
+    def fuses(self, rows: int) -> bool:
+        """Whether ``fused`` takes so many rows."""
+        return rows <= MAX_ROWS
+
+    def fused(
+        self, x: Normed, gated: bool = False, after: AddNorm | None = None, launch: Launch | None = None
+    ) -> tuple[torch.Tensor, _After | None]:
+        """The product without expanding the weights, with what comes before and after it."""
+        values, size = x.values, self.out // (2 if gated else 1)
+        launch = launch or self._plan(size, self.inner, len(values))
+        blocks = triton.cdiv(size, launch.block_n)
+        out = torch.empty(len(values), size, dtype=values.dtype, device=values.device)
+        written = _After(torch.empty_like(out), _squares(out, blocks)) if after else None
         space = self._workspace
-        assert launch.split * launch.block_m * self.out <= space.parts.numel()
-        grid = (triton.cdiv(self.out, launch.block_n), launch.split)
-        quantised_matmul_kernel[grid](
-            *(x, self.words, self.scales, self.zeros, out, space.parts, space.arrived),
-            *(len(x), self.out, self.inner),
+        assert launch.split * launch.block_m * self.out <= space.parts.numel() and blocks <= space.arrived.numel()
+        quantised_matmul_kernel[(blocks, launch.split)](
+            *(values, self.words, self.scales, self.zeros, out, space.parts, space.arrived),
+            *_fused(x, after, written, out),
+            *(len(values), size, after.eps if after else x.eps, self.inner),
             **self._constants,
+            GATED=gated,
+            SCALED=0 if x.squares is None else x.squares.shape[1],
+            ADDED=after is not None,
             BLOCK_M=launch.block_m,
             BLOCK_N=launch.block_n,
             SPLIT=launch.split,
             num_warps=launch.warps,
             num_stages=launch.stages,
         )
-        return out
+        return out, written
 
     def expand(self, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         """The matrix (out, in)."""

@@ -1,10 +1,12 @@
 """The GPU's part of the model that is not a linear layer: norms, gate, attention and drawing."""
 
+from typing import TypeGuard
+
 import torch
 import triton
 
 from deployments.llm.kernels import attention, elementwise
-from deployments.llm.kernels.linear import DenseLinear, Workspace, matvec
+from deployments.llm.kernels.linear import AddNorm, DenseLinear, Normed, QuantisedLinear, Workspace, matvec
 from deployments.llm.kernels.sampling import draw_kernel
 from deployments.llm.model import Chunk, KVCache
 from deployments.llm.runner import Sampler, SlotState
@@ -14,6 +16,7 @@ from deployments.llm.weights import Matmul
 from deployments.types import AUDIO_CODES, GROUP, GROUP_SIZE, VQ02_CODES
 
 PADDED_HEADS = 16
+MAX_PARTS = 64
 KEY_BLOCK = 64
 
 
@@ -39,28 +42,57 @@ class GPUOps:
             "DIM": config.head_dim,
         }
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> Normed:
         out = torch.empty_like(x)
         elementwise.norm_kernel[(len(x),)](x, weight, out, self._config.rms_norm_eps, x.shape[1], BLOCK=self._block)
-        return out
+        return Normed(out)
 
-    def add_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        total, out = torch.empty_like(x), torch.empty_like(x)
-        elementwise.add_norm_kernel[(len(x),)](
-            x, residual, weight, total, out, self._config.rms_norm_eps, x.shape[1], BLOCK=self._block
+    def settle(self, x: Normed) -> torch.Tensor:
+        if x.squares is None:
+            return x.values
+        rows, width = x.values.shape
+        parts = x.squares.shape[1]
+        out = torch.empty_like(x.values)
+        elementwise.settle_kernel[(rows,)](
+            *(x.values, x.squares, out, x.eps, parts, width), P=triton.next_power_of_2(parts), BLOCK=self._block
         )
-        return total, out
-
-    def multiply_gated(self, matmul: Matmul, x: torch.Tensor) -> torch.Tensor:
-        if len(x) == 1 and isinstance(matmul, DenseLinear):
-            return matvec(x, matmul.matrix, gated=True)
-        joined = matmul(x)
-        width = joined.shape[1] // 2
-        out = torch.empty(len(x), width, dtype=x.dtype, device=x.device)
-        elementwise.gate_kernel[(len(x), triton.cdiv(width, 1024))](joined, out, width, BLOCK=1024)
         return out
+
+    def multiply(self, matmul: Matmul, x: Normed) -> torch.Tensor:
+        if self._takes(matmul, x):
+            return matmul.fused(x)[0]
+        return matmul(self.settle(x))
+
+    def multiply_gated(self, matmul: Matmul, x: Normed) -> torch.Tensor:
+        if self._takes(matmul, x):
+            return matmul.fused(x, gated=True)[0]
+        joined = matmul(self.settle(x))
+        width = joined.shape[1] // 2
+        out = torch.empty(len(joined), width, dtype=joined.dtype, device=joined.device)
+        elementwise.gate_kernel[(len(joined), triton.cdiv(width, 1024))](joined, out, width, BLOCK=1024)
+        return out
+
+    def multiply_add_norm(
+        self, matmul: Matmul, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, Normed]:
+        eps = self._config.rms_norm_eps
+        if self._takes(matmul, Normed(x)):
+            scaled, written = matmul.fused(Normed(x), after=AddNorm(residual, weight, eps))
+            assert written is not None
+            return written.total, Normed(scaled, written.squares, eps)
+        product = matmul(x)
+        total, out = torch.empty_like(product), torch.empty_like(product)
+        elementwise.add_norm_kernel[(len(product),)](
+            *(product, residual, weight, total, out, eps, product.shape[1]), BLOCK=self._block
+        )
+        return total, Normed(out)
+
+    @staticmethod
+    def _takes(matmul: Matmul, x: Normed) -> TypeGuard[DenseLinear | QuantisedLinear]:
+        """Whether a product can be fused: the 4-bit kernel adds up to MAX_PARTS parts of squares."""
+        if isinstance(matmul, QuantisedLinear) and x.squares is not None and x.squares.shape[1] > MAX_PARTS:
+            return False
+        return isinstance(matmul, DenseLinear | QuantisedLinear) and matmul.fuses(len(x.values))
 
     def prefill(self, qkv: torch.Tensor, layer: int, chunk: Chunk) -> torch.Tensor:
         rows, shape = len(qkv), self._shape
@@ -101,7 +133,7 @@ class GPUSampler(Sampler):
     def draw_codes(self, hidden: torch.Tensor, state: SlotState, slots: torch.Tensor) -> torch.Tensor:
         """hidden (rows, hidden_size), the state of all slots, slots int64 (rows,) -> ids int64 (rows,)."""
         head = self.cycle_head
-        logits = matvec(hidden, head) if len(hidden) == 1 else torch.nn.functional.linear(hidden, head)
+        logits = matvec(Normed(hidden), head)[0] if len(hidden) == 1 else torch.nn.functional.linear(hidden, head)
         out = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
         draw_kernel[(len(hidden),)](
             *(logits, self.ids, state.rows, slots, out, len(state.rows) - 1, self.stops, self.audio),

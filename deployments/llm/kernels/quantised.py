@@ -104,63 +104,114 @@ def _nf4_planes(words, TABLE):
 
 
 @triton.jit
+def _planes(
+    words, ZEROS, group, n, in_n, N, KIND: tl.constexpr, SYMMETRIC: tl.constexpr, BLOCK_N: tl.constexpr
+):  # fmt: skip
+    """The four bfloat16 tiles of a tile of words."""
+    if KIND == NF4:
+        w0, w1, w2, w3 = _nf4_planes(words, ZEROS)
+    elif SYMMETRIC:
+        w0, w1, w2, w3 = _int4_planes(words, tl.full((BLOCK_N, 32), -15608, tl.int16))  # bfloat16 -136
+    else:
+        zeros = tl.load(ZEROS + group * N + n, mask=in_n, other=0)
+        w0, w1, w2, w3 = _int4_planes(words, tl.broadcast_to(zeros[:, None], (BLOCK_N, 32)))
+    return w0, w1, w2, w3
+
+
+@triton.jit
+def _tile_product(
+    W, SCALES, ZEROS, tile, n, in_n, x0, x1, x2, x3, N,
+    KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """float32 (BLOCK_N, BLOCK_M): rows n of W, of N in all, times one tile of inputs."""
+    i = tl.arange(0, 32)
+    words = tl.load(W + (tile * N + n[:, None]) * 32 + i[None, :], mask=in_n[:, None], other=0)
+    group = tile * 128 // GROUP
+    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)
+    w0, w1, w2, w3 = _planes(words, ZEROS, group, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
+    if GROUP == 64:
+        following = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)
+        product = tl.dot(w1, x1, tl.dot(w0, x0)) * scale[:, None]
+        product += tl.dot(w3, x3, tl.dot(w2, x2)) * following[:, None]
+    else:
+        product = tl.dot(w3, x3, tl.dot(w2, x2, tl.dot(w1, x1, tl.dot(w0, x0)))) * scale[:, None]
+    return product
+
+
+@triton.jit
 def quantised_matmul_kernel(
-    X, W, SCALES, ZEROS, OUT, PARTS, ARRIVED,
-    rows, N, K: tl.constexpr,
+    X, W, SCALES, ZEROS, OUT, PARTS, ARRIVED, SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES,
+    rows, N, eps, K: tl.constexpr,
     KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr,
+    GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """X (rows, K) times W of (N, K) -> OUT (rows, N), a block of outputs per program and SPLIT programs per block.
 
-    ZEROS is (K / GROUP, N), or NF4's table. PARTS float32 (SPLIT, BLOCK_M, N) and ARRIVED int32 (blocks,), zero
-    before and after, are for SPLIT > 1: the last program to arrive adds the parts up, in order.
+    ZEROS is (K / GROUP, N), or NF4's table. PARTS float32 (SPLIT, 1 or 2, BLOCK_M, N) and ARRIVED int32 (blocks,),
+    zero before and after, are for SPLIT > 1: the last program to arrive adds the parts up, in order.
+    GATED: W is of (2 N, K), gates first, and silu(gate) * up comes out.
+    SCALED > 0: the rows of X lack the factor of their RMS norm, which follows from the SCALED parts of their sums
+    of squares in SQUARES (rows, SCALED). ADDED: TOTAL = product + RESIDUAL, OUT = TOTAL * WEIGHT, which lacks its
+    factor, and NEW_SQUARES (rows, blocks).
     """
     pid, part = tl.program_id(0), tl.program_id(1)
     n = pid * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
     i = tl.arange(0, 32)
     in_n, in_m = n < N, m < rows
+    W_ROWS = 2 * N if GATED else N
+    factor = tl.full((BLOCK_M,), 1.0, tl.float32)
+    if SCALED > 0:
+        p = tl.arange(0, 64)
+        inside = in_m[:, None] & (p[None, :] < SCALED)
+        squares = tl.load(SQUARES + m[:, None] * SCALED + p[None, :], mask=inside, other=0.0)
+        factor = tl.rsqrt(tl.sum(squares, 1) / K + eps)
     per: tl.constexpr = (K // 128 + SPLIT - 1) // SPLIT
     first = part * per
-    last = tl.minimum(first + per, K // 128)
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for tile in range(first, last):
-        words = tl.load(W + (tile * N + n[:, None]) * 32 + i[None, :], mask=in_n[:, None], other=0)
+    ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for tile in range(first, tl.minimum(first + per, K // 128)):
         x = X + m[None, :] * K + tile * 128 + i[:, None]
         x0 = tl.load(x, mask=in_m[None, :], other=0.0)
         x1 = tl.load(x + 32, mask=in_m[None, :], other=0.0)
         x2 = tl.load(x + 64, mask=in_m[None, :], other=0.0)
         x3 = tl.load(x + 96, mask=in_m[None, :], other=0.0)
-        group = tile * 128 // GROUP
-        scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)
-        if KIND == NF4:
-            w0, w1, w2, w3 = _nf4_planes(words, ZEROS)
-        elif SYMMETRIC:
-            w0, w1, w2, w3 = _int4_planes(words, tl.full((BLOCK_N, 32), -15608, tl.int16))  # bfloat16 -136
-        else:
-            zeros = tl.load(ZEROS + group * N + n, mask=in_n, other=0)
-            w0, w1, w2, w3 = _int4_planes(words, tl.broadcast_to(zeros[:, None], (BLOCK_N, 32)))
-        if GROUP >= 128:
-            acc = tl.dot(w3, x3, tl.dot(w2, x2, tl.dot(w1, x1, tl.dot(w0, x0))))
-            total += acc * scale[:, None]
-        else:
-            tl.static_assert(GROUP == 64)
-            following = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)
-            total += tl.dot(w1, x1, tl.dot(w0, x0)) * scale[:, None]
-            total += tl.dot(w3, x3, tl.dot(w2, x2)) * following[:, None]
-    out = OUT + m[None, :] * N + n[:, None]
+        total += _tile_product(W, SCALES, ZEROS, tile, n, in_n, x0, x1, x2, x3, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N)
+        if GATED:
+            ups += _tile_product(
+                W, SCALES, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
+            )
+    here = m[None, :] * N + n[:, None]
     in_out = in_n[:, None] & in_m[None, :]
     if SPLIT > 1:
-        place = PARTS + m[None, :] * N + n[:, None]
-        tl.store(place + part * BLOCK_M * N, total, mask=in_out)
+        each: tl.constexpr = 2 if GATED else 1
+        size = BLOCK_M * N
+        tl.store(PARTS + part * each * size + here, total, mask=in_out)
+        if GATED:
+            tl.store(PARTS + (part * each + 1) * size + here, ups, mask=in_out)
         tl.debug_barrier()
         if tl.atomic_add(ARRIVED + pid, 1, sem="acq_rel") < SPLIT - 1:
             return
         total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-        for other in tl.static_range(SPLIT):
-            total += tl.load(place + other * BLOCK_M * N, mask=in_out, other=0.0, cache_modifier=".cg")
+        ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+        for other in range(SPLIT):
+            total += tl.load(PARTS + other * each * size + here, mask=in_out, other=0.0, cache_modifier=".cg")
+            if GATED:
+                theirs = PARTS + (other * each + 1) * size + here
+                ups += tl.load(theirs, mask=in_out, other=0.0, cache_modifier=".cg")
         tl.store(ARRIVED + pid, 0)
-    tl.store(out, total.to(OUT.dtype.element_ty), mask=in_out)
+    total *= factor[None, :]
+    if GATED:
+        total = total * tl.sigmoid(total) * ups * factor[None, :]
+    if ADDED:
+        residual = tl.load(RESIDUAL + here, mask=in_out, other=0.0).to(tl.float32)
+        rounded = (total + residual).to(TOTAL.dtype.element_ty)
+        tl.store(TOTAL + here, rounded, mask=in_out)
+        total = rounded.to(tl.float32)
+        tl.store(NEW_SQUARES + m * tl.num_programs(0) + pid, tl.sum(total * total, 0), mask=in_m)
+        total *= tl.load(WEIGHT + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
+    tl.store(OUT + here, total.to(OUT.dtype.element_ty), mask=in_out)
 
 
 @triton.jit
@@ -179,13 +230,7 @@ def dequantise_kernel(
     after = scale
     if GROUP == 64:
         after = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-    if KIND == NF4:
-        w0, w1, w2, w3 = _nf4_planes(words, ZEROS)
-    elif SYMMETRIC:
-        w0, w1, w2, w3 = _int4_planes(words, tl.full((BLOCK_N, 32), -15608, tl.int16))
-    else:
-        zeros = tl.load(ZEROS + group * N + n, mask=in_n, other=0)
-        w0, w1, w2, w3 = _int4_planes(words, tl.broadcast_to(zeros[:, None], (BLOCK_N, 32)))
+    w0, w1, w2, w3 = _planes(words, ZEROS, group, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
     out = OUT + n[:, None].to(tl.int64) * K + tile * 128 + i[None, :]
     tl.store(out, (w0.to(tl.float32) * scale).to(OUT.dtype.element_ty), mask=in_n[:, None])
     tl.store(out + 32, (w1.to(tl.float32) * scale).to(OUT.dtype.element_ty), mask=in_n[:, None])
