@@ -7,21 +7,24 @@ _FRAME_STEP = 128
 _CHUNK_FRAMES = (32, 48, 96, 112)
 _RENDERED_FRAMES = (40, 56, 104, 120)
 _MEMORY_STEP = 128
+_TOKEN_STEP = 64
 
 
 @dataclass(frozen=True)
 class Budget:
     """What one batch may hold; padded sizes count.
 
-    solve: mel frames through the estimator, prompts included. attend: frames squared, through the conformer, whose
-    positional scores need that much memory. render: mel frames through HiFT, whose last stage is wide in time.
-    remember: frames of the streams in one batch, remembered and new.
+    encode: tokens through the conformer. solve: mel frames through the estimator; both with the prompts. render: mel
+    frames through HiFT, whose last stage is wide in time.
+    remember: frames of the streams in one batch, remembered and new. recall: tokens that their conformer remembers,
+    for a batch to be run as a graph.
     """
 
+    encode: int = 1024
     solve: int = 4096
-    attend: int = 1 << 20
     render: int = 1024
     remember: int = 4096
+    recall: int = 2048
 
 
 def split(lengths: list[int], cost: Callable[[int, int], int], budget: int) -> list[list[int]]:
@@ -42,11 +45,6 @@ def split(lengths: list[int], cost: Callable[[int, int], int], budget: int) -> l
 def padded(count: int, frames: int) -> int:
     """Frames of a batch."""
     return count * frames
-
-
-def squared(count: int, frames: int) -> int:
-    """Pairs of frames in a batch."""
-    return count * frames**2
 
 
 def remembered(count: int, frames: int) -> int:
@@ -72,6 +70,16 @@ def rendered_frames(frames: int) -> int | None:
 def remembered_frames(frames: int) -> int:
     """A batch's remembered frames, padded so that few shapes occur."""
     return _up(frames, _MEMORY_STEP)
+
+
+def encoded_tokens(tokens: int) -> int:
+    """A whole clip's tokens, padded so that few shapes occur."""
+    return _up(tokens, _TOKEN_STEP)
+
+
+def remembered_tokens(tokens: int) -> int:
+    """A batch's remembered tokens, padded so that few shapes occur."""
+    return 0 if tokens == 0 else max(2 * _TOKEN_STEP, batch_rows(tokens))
 
 
 def batch_rows(rows: int) -> int:

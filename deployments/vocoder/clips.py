@@ -2,17 +2,18 @@
 
 import torch
 
-from deployments.vocoder.batches import Budget, clip_frames, padded, split, squared
+from deployments.vocoder.batches import Budget, clip_frames, padded, split
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow, Voice
 from deployments.vocoder.rows import stack
 from deployments.vocoder.solver import Solver
+from deployments.vocoder.tokens import TokenEncoder
 
 
 class Clips:
     """Runs flow and solver over whole clips."""
 
-    def __init__(self, flow: Flow, solver: Solver, budget: Budget) -> None:
-        self._flow, self._solver, self._budget = flow, solver, budget
+    def __init__(self, flow: Flow, encoder: TokenEncoder, solver: Solver, budget: Budget) -> None:
+        self._flow, self._encoder, self._solver, self._budget = flow, encoder, solver, budget
 
     def mels(self, pairs: list[torch.Tensor], voices: list[Voice], noises: list[torch.Tensor]) -> list[torch.Tensor]:
         """For pairs (n, 2) in a voice, from noise (2 * (prompt + n), bands): (2 * n, bands) each."""
@@ -32,7 +33,7 @@ class Clips:
             rows = self._solver.rows(lengths, longest, [0] * len(lengths), 0)
         mel = self._solver.solve(
             stack(noises, longest).to(voices[0].mel.device),
-            stack(self.encode(tokens), longest),
+            stack(self._encoder.clips(tokens), longest),
             self._flow.speaker(torch.stack([voice.speaker for voice in voices])),
             stack([voice.mel for voice in voices], longest),
             rows,
@@ -40,12 +41,3 @@ class Clips:
         )
         ends = zip(mel, voices, lengths, strict=True)
         return [part[len(voice.mel) : length] for part, voice, length in ends]
-
-    def encode(self, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What the estimator follows, for pairs (n, 2): (2 * n, bands) each."""
-        results: dict[int, torch.Tensor] = {}
-        for group in split([FRAMES_PER_PAIR * len(part) for part in tokens], squared, self._budget.attend):
-            encoded = self._flow.encode_clips([tokens[index] for index in group])
-            for index, mu in zip(group, encoded, strict=True):
-                results[index] = mu[: FRAMES_PER_PAIR * len(tokens[index])]
-        return [results[index] for index in range(len(tokens))]

@@ -16,6 +16,7 @@ from deployments.vocoder.rows import tails, valid
 from deployments.vocoder.sizes import ConformerSizes
 
 _LAYER_EPS = 1e-12
+_QUERIES = 512
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,31 @@ class Attention(nn.Module):
         new = torch.stack([self._split(self.linear_k(x)), self._split(self.linear_v(x))])
         key, value = new if past is None else torch.cat([past, new], dim=3)
         distance = self._split(self.linear_pos(positions)[None])
+        mixed = [
+            self._attend(query[:, :, start : start + _QUERIES], key, value, distance, length - start, mask)
+            for start in range(0, length, _QUERIES)
+        ]
+        return self.linear_out(torch.cat(mixed, dim=2).transpose(1, 2).reshape(batch, length, -1)), new
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        distance: torch.Tensor,
+        remaining: int,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Some queries over all keys; ``remaining`` of all queries begin with these. Few at a time save memory."""
+        length, keys = query.shape[2], key.shape[2]
+        first = remaining - length
+        distance = distance[:, :, first : first + keys + length - 1]
         scale = 1 / math.sqrt(query.shape[-1])
         by_distance = (query + self.pos_bias_v[:, None]) @ distance.transpose(2, 3)
-        bias = _relative_shift(by_distance)[..., : key.shape[2]] * scale
+        bias = _relative_shift(by_distance)[..., :keys] * scale
         if mask is not None:
             bias = bias.masked_fill(~mask, float("-inf"))
-        mixed = F.scaled_dot_product_attention(query + self.pos_bias_u[:, None], key, value, bias, scale=scale)
-        return self.linear_out(mixed.transpose(1, 2).reshape(batch, length, -1)), new
+        return F.scaled_dot_product_attention(query + self.pos_bias_u[:, None], key, value, bias, scale=scale)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, t, hidden) -> (batch, heads, t, head_dim)"""

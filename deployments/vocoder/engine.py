@@ -81,7 +81,10 @@ class Engine:
         return (await self.scheduler.run(("chunk", size), (stream, chunk), deadline)).value
 
     def _clips_at_once(self) -> int:
+        """One on a CPU, where a batch takes as long as its clips one after the other, and all of them wait for it."""
         limits = self._limits
+        if self._synthesizer.device.type == "cpu":
+            return 1
         return limits.batch_beside_streams if self.admission.active else limits.batch
 
     def _open(self, utterances: list[Utterance]) -> list[Stream]:

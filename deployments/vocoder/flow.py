@@ -12,7 +12,6 @@ from torch import nn
 
 from deployments.vocoder.conformer import Conformer, ConformerMemory
 from deployments.vocoder.dit import DiT
-from deployments.vocoder.rows import stack
 from deployments.vocoder.sizes import FlowSizes
 
 FRAMES_PER_PAIR = 2
@@ -75,14 +74,6 @@ class Flow(nn.Module):
         """
         hidden, added = self.encoder(self.input_embedding(pairs), known, lengths, past)
         return self.encoder_proj(hidden), added
-
-    def encode_clips(self, clips: list[torch.Tensor]) -> torch.Tensor:
-        """Whole clips, pairs (n, 2) each -> (batch, 2 * longest, bands), padded behind."""
-        lengths = torch.tensor([len(pairs) for pairs in clips], device=clips[0].device)
-        longest = max(len(pairs) for pairs in clips)
-        padded = stack(clips, longest + self.sizes.conformer.lookahead)
-        uneven = any(len(pairs) < longest for pairs in clips)
-        return self.encode(padded, lengths, lengths if uneven else None)[0]
 
     def speaker(self, embedding: torch.Tensor) -> torch.Tensor:
         """(batch, width) -> (batch, bands)"""

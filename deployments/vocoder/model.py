@@ -26,6 +26,7 @@ from deployments.vocoder.sizes import read_sizes
 from deployments.vocoder.solver import STEPS, Solver
 from deployments.vocoder.stream import Stream
 from deployments.vocoder.streaming import Streamer
+from deployments.vocoder.tokens import TokenEncoder
 from deployments.vocoder.weights import build
 from deployments.vocoder.weights import load as load_weights
 
@@ -74,14 +75,18 @@ class Synthesizer:
         self.graphs = graphs or Graphs(self.device, self._scratch(), wanted=settings.graphs)
         self.solver = Solver(flow, settings.dtype, self.graphs)
         self.renderer = Renderer(hift, self.graphs, settings.budget.render, settings.hift_dtype)
-        self.clips = Clips(flow, self.solver, settings.budget)
-        self.streamer = Streamer(flow, self.solver, self.renderer, settings.budget, settings.conformer_tokens)
+        self.encoder = TokenEncoder(flow, self.graphs, settings.budget, settings.conformer_tokens)
+        self.clips = Clips(flow, self.encoder, self.solver, settings.budget)
+        self.streamer = Streamer(flow, self.encoder, self.solver, self.renderer, settings.budget)
 
     def _scratch(self) -> dict[str, int]:
-        """Bytes for one step of a batch of streams."""
-        sizes, dtype = self.flow.sizes.dit, self.settings.dtype
+        """Bytes of what streams in one batch remember, step by step and in the conformer."""
+        sizes, dtype, budget = self.flow.sizes.dit, self.settings.dtype, self.settings.budget
+        conformer = self.flow.sizes.conformer
         frame = (Stream.size(1, sizes, dtype) - Stream.size(0, sizes, dtype)) // STEPS
-        return {"memory": self.settings.budget.remember * frame}
+        layer = 2 * conformer.hidden * torch.float32.itemsize * budget.recall
+        tokens, frames = conformer.blocks * layer, conformer.up_blocks * conformer.upsample * layer
+        return {"memory": budget.remember * frame, "tokens": tokens, "frames": frames}
 
     def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> np.ndarray:
         """One whole clip: codes (n,) -> float32 samples (2880 * ceil(n / 5),) at 24 kHz.

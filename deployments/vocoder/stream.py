@@ -87,7 +87,9 @@ class Stream:
             added.frames[:, :, row : row + 1, :, : FRAMES_PER_PAIR * tokens],
         )
         old = self.conformer
-        if old is not None:
+        if old is None:
+            own = changed(own, tokens=own.tokens.clone(), frames=own.frames.clone())
+        else:
             joined = torch.cat([old.tokens, own.tokens], dim=4), torch.cat([old.frames, own.frames], dim=4)
             own = changed(own, tokens=joined[0], frames=joined[1])
         if limit is not None:
@@ -131,8 +133,7 @@ class StreamRecall:
         first = streams[0].attention[0]
         depth, heads, width = first.shape[0], first.shape[3], first.shape[5]
         shape = (depth, 2, _BOTH, rows, heads, before + longest, width)
-        scratch = graphs.scratch("memory", shape, first.dtype)
-        self._attention = first.new_zeros(shape) if scratch is None else scratch
+        self._attention = _buffer(graphs, "memory", shape, first)
 
     def read(self, step: int) -> Memory:
         """All streams' memory before a step, with room for the new frames."""
@@ -151,30 +152,39 @@ class StreamRecall:
             stream.convolution[step] = convolution[:, :, :, row]
 
 
-def gather_tokens(streams: list[Stream]) -> ConformerMemory | None:
-    """The conformer's memories of several streams as one batch, padded in front; None when they have none yet."""
+def _buffer(graphs: Graphs, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    scratch = graphs.scratch(name, shape, like.dtype)
+    return like.new_zeros(shape) if scratch is None else scratch
+
+
+def gather_tokens(streams: list[Stream], rows: int, longest: int, graphs: Graphs) -> ConformerMemory | None:
+    """The conformer's memories of several streams as one batch, padded in front and to a number of rows.
+
+    None when they have none yet.
+    """
     memories = [stream.conformer for stream in streams if stream.conformer is not None]
     if not memories:
         return None
-    lengths = [memory.tokens.shape[4] for memory in memories]
-    longest = max(lengths)
-    joined = ConformerMemory(
-        torch.cat([memory.lookahead for memory in memories]),
-        torch.cat([memory.upsample for memory in memories]),
-        _right_aligned([memory.tokens for memory in memories], longest),
-        _right_aligned([memory.frames for memory in memories], FRAMES_PER_PAIR * longest),
+    assert len(memories) == len(streams)
+    lengths = [memory.tokens.shape[4] for memory in memories] + [0] * (rows - len(memories))
+    return ConformerMemory(
+        _joined([memory.lookahead for memory in memories], rows),
+        _joined([memory.upsample for memory in memories], rows),
+        _right_aligned("tokens", [memory.tokens for memory in memories], rows, longest, graphs),
+        _right_aligned("frames", [memory.frames for memory in memories], rows, FRAMES_PER_PAIR * longest, graphs),
+        torch.tensor(lengths, device=memories[0].tokens.device),
     )
-    if min(lengths) == longest:
-        return joined
-    return changed(joined, lengths=torch.tensor(lengths, device=joined.tokens.device))
 
 
-def _right_aligned(parts: list[torch.Tensor], longest: int) -> torch.Tensor:
-    """(blocks, 2, 1, heads, n, width) of different n -> (blocks, 2, batch, heads, longest, width)"""
-    if len(parts) == 1:
-        return parts[0]
+def _joined(parts: list[torch.Tensor], rows: int) -> torch.Tensor:
+    """(1, n, width) each -> (rows, n, width)"""
+    return torch.cat([*parts, parts[0].new_zeros(rows - len(parts), *parts[0].shape[1:])])
+
+
+def _right_aligned(name: str, parts: list[torch.Tensor], rows: int, longest: int, graphs: Graphs) -> torch.Tensor:
+    """(blocks, 2, 1, heads, n, width) of different n -> (blocks, 2, rows, heads, longest, width)"""
     blocks, both, _, heads, _, width = parts[0].shape
-    joined = parts[0].new_zeros(blocks, both, len(parts), heads, longest, width)
+    joined = _buffer(graphs, name, (blocks, both, rows, heads, longest, width), parts[0])
     for row, part in enumerate(parts):
         joined[:, :, row, :, longest - part.shape[4] :] = part[:, :, 0]
     return joined

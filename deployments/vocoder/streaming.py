@@ -23,7 +23,8 @@ from deployments.vocoder.pairs import to_pairs
 from deployments.vocoder.render import Passage, Renderer
 from deployments.vocoder.rows import stack
 from deployments.vocoder.solver import Solver
-from deployments.vocoder.stream import Stream, StreamRecall, gather_tokens
+from deployments.vocoder.stream import Stream, StreamRecall
+from deployments.vocoder.tokens import TokenEncoder
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,9 @@ class _Shape:
 class Streamer:
     """Runs flow, solver and HiFT over chunks."""
 
-    def __init__(
-        self, flow: Flow, solver: Solver, renderer: Renderer, budget: Budget, conformer_tokens: int | None
-    ) -> None:
-        self._flow, self._solver, self._renderer = flow, solver, renderer
-        self._budget, self._limit = budget, conformer_tokens
+    def __init__(self, flow: Flow, encoder: TokenEncoder, solver: Solver, renderer: Renderer, budget: Budget) -> None:
+        self._flow, self._encoder, self._solver = flow, encoder, solver
+        self._renderer, self._budget = renderer, budget
         self._lookahead = flow.sizes.conformer.lookahead
 
     def open(self, streams: list[Stream], codes: list[np.ndarray]) -> None:
@@ -94,7 +93,7 @@ class Streamer:
         streams = [turn.stream for turn in turns]
         seen = [stream.frames for stream in streams]
         shape = self._shape(frames, seen)
-        mu = self._encode(turns, tokens)
+        mu = self._encoder.chunk(streams, [turn.pairs for turn in turns], tokens)
         given = [mu[0].new_zeros(0, mu[0].shape[1]) if turn.given is None else turn.given for turn in turns]
         noise = [stream.noise_for(count) for stream, count in zip(streams, frames, strict=True)]
         speaker = self._flow.speaker(torch.stack([stream.voice.speaker for stream in streams]))
@@ -126,18 +125,3 @@ class Streamer:
             return None
         lengths, remembered = frames + [shape.frames] * missing, seen + [0] * missing
         return self._solver.rows(lengths, shape.frames, remembered, shape.before)
-
-    def _encode(self, turns: list[_Turn], tokens: list[int]) -> list[torch.Tensor]:
-        """What the estimator follows: (2 * n, bands) each. The streams remember their tokens."""
-        device = turns[0].pairs.device
-        longest = max(tokens)
-        pairs = stack([turn.pairs for turn in turns], longest + self._lookahead)
-        known = lengths = None
-        if any(turn.last for turn in turns) or min(tokens) < longest:
-            known = torch.tensor([len(turn.pairs) for turn in turns], device=device)
-        if min(tokens) < longest:
-            lengths = torch.tensor(tokens, device=device)
-        mu, added = self._flow.encode(pairs, known, lengths, gather_tokens([turn.stream for turn in turns]))
-        for row, (turn, count) in enumerate(zip(turns, tokens, strict=True)):
-            turn.stream.remember_tokens(added, row, count, self._limit)
-        return [part[: FRAMES_PER_PAIR * count] for part, count in zip(mu, tokens, strict=True)]

@@ -181,7 +181,7 @@ def stages(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> Non
         tokens = [to_pairs(np.concatenate([each.reference.codes, each.codes])).to(plan.device) for each in utterances]
         passages = [Passage(mel, Noise(0)) for mel in synthesizer.mels(utterances)]
         work: dict[str, Callable[[], object]] = {
-            "encoder": partial(synthesizer.clips.encode, tokens),
+            "encoder": partial(synthesizer.encoder.clips, tokens),
             "encoder and solver": partial(synthesizer.mels, utterances),
             "HiFT": partial(synthesizer.renderer.clips, passages),
         }

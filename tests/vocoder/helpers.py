@@ -23,7 +23,7 @@ class Padded(Graphs):
         super().__init__(CPU)
         self.enabled = True
         self.shapes: set[tuple[object, ...]] = set()
-        self._scratch = {"memory": torch.zeros(scratch_bytes, dtype=torch.uint8)}
+        self._scratch = {name: torch.zeros(scratch_bytes, dtype=torch.uint8) for name in ("memory", "tokens", "frames")}
 
     def run(self, function: Function, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         self.shapes.add((function.__qualname__, *(None if x is None else tuple(x.shape) for x in inputs)))

@@ -29,7 +29,7 @@ def test_clips_of_different_lengths_equal_single_ones(synthesizer: Synthesizer, 
 
 
 def test_a_small_budget_gives_the_same(layout: Layout, synthesizer: Synthesizer, utterances: list[Utterance]) -> None:
-    tight = small(layout, Settings(budget=Budget(solve=200, attend=1, render=50)))
+    tight = small(layout, Settings(budget=Budget(encode=1, solve=200, render=50)))
     for one, other in zip(tight.synthesize_batch(utterances), synthesizer.synthesize_batch(utterances), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from deployments.vocoder import conformer
 from deployments.vocoder.flow import Voice, align_mel
 from deployments.vocoder.model import Synthesizer
 
@@ -18,7 +20,17 @@ def test_encoder_matches_the_golden(golden_synthesizer: Synthesizer, flow_golden
     ahead = torch.nn.functional.pad(pairs, (0, 0, 0, 3))
     encoded, _ = flow.encoder(flow.input_embedding(ahead), known)
     torch.testing.assert_close(encoded, flow_golden["encoder_out"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(flow.encode_clips([pairs[0]]), flow.encoder_proj(encoded))
+    torch.testing.assert_close(golden_synthesizer.encoder.clips([pairs[0]])[0], flow.encoder_proj(encoded)[0])
+
+
+@torch.inference_mode()
+def test_queries_in_small_groups_give_the_same(
+    golden_synthesizer: Synthesizer, flow_golden: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = flow_golden["pairs"][0]
+    (whole,) = golden_synthesizer.encoder.clips([pairs])
+    monkeypatch.setattr(conformer, "_QUERIES", 37)
+    torch.testing.assert_close(golden_synthesizer.encoder.clips([pairs])[0], whole, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
