@@ -25,7 +25,8 @@ def build(args: AppArgs) -> serve.Application:
     variants = check(args)
     device = args.device if args.device != "auto" else _device()
     shared = {"models": str(args.models.absolute()), "device": device}
-    encoder = _bind(Encoder, "Encoder", args.encoder, shared)
+    limits = args.encoder.batch.model_dump()
+    encoder = _bind(Encoder.options(user_config=limits), "Encoder", args.encoder, shared)  # type: ignore[attr-defined]
     vocoder = _bind(Vocoder, "Vocoder", args.vocoder, shared)
     llm = {
         variant: _bind(LLM, llm_name(variant), args.stage(variant), shared | {"variant": variant})
@@ -50,8 +51,9 @@ def deployment_options(name: str, stage: Stage, device: str) -> dict[str, Any]:
 
 def _bind(deployment: Any, name: str, stage: Stage, shared: dict[str, Any]) -> DeploymentHandle:
     options = deployment_options(name, stage, shared["device"])
-    resources = options["ray_actor_options"]
-    return deployment.options(**options).bind(**shared, **resources)
+    own = {name: getattr(stage, name) for name in type(stage).model_fields.keys() - Stage.model_fields.keys()}
+    own.pop("batch", None)  # goes to the replica as user_config
+    return deployment.options(**options).bind(**shared, **options["ray_actor_options"], **own)
 
 
 def _device() -> str:

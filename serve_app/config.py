@@ -10,6 +10,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from deployments.encoder.options import EncoderOptions
+from deployments.encoder.options import Limits as BatchLimits
+
 Variant = Literal["base", "bnb", "awq"]
 VARIANTS: tuple[Variant, ...] = ("base", "bnb", "awq")
 
@@ -50,6 +53,39 @@ class Stage(Args):
         return self
 
 
+class EncoderStage(Stage):
+    """The encoder: resources, its options, and the limits of a batch."""
+
+    options: EncoderOptions = EncoderOptions()
+    batch: BatchLimits = Field(BatchLimits(), description="can be changed without a restart, through user_config")
+
+
+class LLMStage(Stage):
+    """A language model variant."""
+
+    slots: int | None = Field(None, ge=1, description="requests that decode at once; default: what memory allows")
+    max_length: int = Field(8192, ge=64, le=8192, description="tokens of a prompt and its answer")
+    max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot; more get 429")
+    coalesce_ms: float = Field(20, ge=0, description="a stream's codes are handed on at this interval, milliseconds")
+    deterministic: bool = Field(False, description="on a GPU, the same seed gives the same codes in any company")
+
+
+class VocoderStage(Stage):
+    """The vocoder."""
+
+    precision: Literal["auto", "float32", "tf32", "float16", "bfloat16"] = Field(
+        "auto", description="auto: float16 on a GPU, float32 on a CPU"
+    )
+    max_batch: int = Field(16, ge=1, description="whole clips, or chunks of streams, in one batch")
+    max_ahead_s: float = Field(20, gt=0, description="how far a stream may run ahead of its playing, seconds")
+    stream_memory_gb: float | None = Field(
+        None, gt=0, description="memory for streams' states; those that do not fit wait; default: what is left"
+    )
+    conformer_tokens: int | None = Field(
+        None, ge=1, description="past tokens that a stream's conformer sees; default: all, as published"
+    )
+
+
 class Limits(Args):
     """What a request may ask for."""
 
@@ -88,11 +124,11 @@ class AppArgs(Args):
     )
     limits: Limits = Limits()
     ingress: Stage = Stage(num_cpus=0.1, max_ongoing_requests=256)
-    encoder: Stage = Stage()
-    llm: dict[Variant, Stage] = Field(default_factory=dict, description="one block per variant")
-    vocoder: Stage = Stage()
+    encoder: EncoderStage = EncoderStage()
+    llm: dict[Variant, LLMStage] = Field(default_factory=dict, description="one block per variant")
+    vocoder: VocoderStage = VocoderStage()
 
-    def stage(self, variant: Variant) -> Stage:
+    def stage(self, variant: Variant) -> LLMStage:
         """The language model stage of a variant; only the default variant stays up when nothing is said of it."""
         up = 1 if variant == self.default_variant else 0
-        return self.llm.get(variant, Stage(autoscaling=Autoscaling(min_replicas=up)))
+        return self.llm.get(variant, LLMStage(autoscaling=Autoscaling(min_replicas=up)))

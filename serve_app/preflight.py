@@ -27,7 +27,7 @@ def check(args: AppArgs) -> list[Variant]:
     """
     layout = Layout(args.models.absolute())
     variants = _variants(args, layout)
-    reports = [check_encoder(layout), check_vocoder(layout)]
+    reports = [check_encoder(layout, args.encoder.options), check_vocoder(layout)]
     reports += [check_llm(layout, variant) for variant in variants]
     if not variants:
         folders = ", ".join(VARIANT_FOLDERS.values())
