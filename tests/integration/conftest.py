@@ -22,10 +22,11 @@ MAX_IN_FLIGHT = 16
 
 @dataclass(frozen=True)
 class Server:
-    """Base addresses of the running application and of its Ray dashboard."""
+    """Base addresses of the running application and of its Ray dashboard; what it prints, its replicas' logs too."""
 
     url: str
     dashboard: str
+    log: Path
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120)
@@ -65,7 +66,7 @@ def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield Server(*wait_until_ready(process, f"http://127.0.0.1:{port}", folder / "log"))
+        yield Server(*wait_until_ready(process, f"http://127.0.0.1:{port}", folder / "log"), folder / "log")
     finally:
         os.killpg(process.pid, signal.SIGINT)
         try:

@@ -27,11 +27,13 @@ def say(server: Server, **fields: object) -> httpx.Response:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_bad_input_is_refused_through_the_whole_server(server: Server, case: Case) -> None:
+    logged = server.log.stat().st_size
     with server.client() as client:
         response = send(client, case)
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (case.status, case.code), error
     assert "Traceback" not in response.text
+    assert b"Traceback" not in server.log.read_bytes()[logged:]
 
 
 @pytest.mark.parametrize("text", GOOD_TEXTS.values(), ids=GOOD_TEXTS)
