@@ -92,7 +92,8 @@ class Limits(Args):
     max_input_chars: int = Field(4096, ge=1, description="characters of text in one request")
     max_body_mb: float = Field(32, gt=0, description="size of a request's body, MiB")
     min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
-    max_clip_s: float = Field(30, gt=0, description="longest reference or input clip, seconds")
+    max_clip_s: float = Field(30, gt=0, description="longest reference, and longest piece of audio to edit, seconds")
+    max_edit_s: float = Field(120, gt=0, description="longest audio to edit, seconds; cut where it is quiet")
     segment_s: float = Field(20, gt=0, description="long text is spoken in pieces estimated at up to so many seconds")
     request_timeout_s: float = Field(120, gt=0, description="deadline of a request through all stages, seconds")
     body_timeout_s: float = Field(30, gt=0, description="time within which a request's body has to arrive, seconds")
@@ -117,6 +118,10 @@ class AppArgs(Args):
     variants: list[Variant] | None = Field(None, description="variants to deploy; default: those whose folders exist")
     default_variant: Variant = Field("base", description="for requests that name none; the first deployed if absent")
     default_voice: str = Field("story_teller", description="for requests that name none")
+    retry_on: tuple[Literal["empty", "silent", "clipped", "runaway"], ...] = Field(
+        ("empty", "silent", "clipped", "runaway"),
+        description="flaws for which speech is made once more, with another seed, if the caller fixed none",
+    )
     voices: Path | None = Field(None, description="folder with a voices.json of further preset voices")
     api_keys: list[SecretStr] = Field(
         default_factory=_keys_from_environment,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deployments.errors import DeadlineError
+from deployments.errors import DeadlineError, StageError
 from deployments.types import SAMPLE_RATE
 from serve_app.audio_format import Tempo, change_speed, encode
 from serve_app.audio_stream import Encoder
@@ -103,6 +103,8 @@ class Service:
         timings = Timings()
         job = await self._plan(body, uploads)
         audio = await run(self.stages, job, timings)
+        if "empty" in audio.flaws:
+            raise StageError("the language model gave no audio")
         data, duration = await asyncio.to_thread(_package, audio, job)
         return Result(data, duration, job, audio, timings)
 
@@ -127,8 +129,9 @@ class Service:
 async def run(stages: Stages, job: Job, timings: Timings) -> Audio:
     """The pipeline of the job's mode."""
     if job.mode == "clone":
-        return await clone(stages, job.variant, job.clip, job.transcript, job.texts, job.sampling, timings)
-    return await edit(stages, job.variant, job.clip, job.instruction, job.rounds, job.sampling, timings)
+        assert job.clip is not None
+        return await clone(stages, job.variant, job.clip, job.transcript, list(job.texts), job.draws, timings)
+    return await edit(stages, job.variant, list(job.pieces), job.rounds, job.draws, timings)
 
 
 async def encoded(job: Job, samples: Samples, usage: Usage) -> AsyncGenerator[bytes, None]:
