@@ -24,7 +24,7 @@ class Watched(Plain):
 
     Args:
         cache_dir: the cache's folder; None leaves the cache out altogether.
-        slow_s: added to every batch. failures: share of batches, and of clips tried alone, that raise.
+        slow_s: added to every batch. failures: share of clips that make their batch raise.
     """
 
     def __init__(self, cache_dir: Path | None = None, slow_s: float = 0.0, failures: float = 0.0) -> None:
@@ -44,7 +44,7 @@ class Watched(Plain):
         return self.encode_outcomes(clips)
 
     def _failing(self, clips: list[Prepared]) -> list[Any]:
-        if self.random.random() < self.failures:
+        if any(self.random.random() < self.failures for _ in clips):
             raise RuntimeError("a kernel failed")
         return self.encode_prepared(clips)
 
