@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     plan = _plan(arguments)
     synthesizer = measure(plan, table)
     if arguments.profile:
+        precision.apply(plan.precisions[-1])
         profile(plan, synthesizer)
     return {name: value for name, (value, _) in table.rows.items()}
 
@@ -107,10 +108,10 @@ def measure(plan: Plan, table: Table) -> Synthesizer:
         with _timer(plan) as taken:
             warm_up(synthesizer, SCHEDULE)
         table.add(f"{chosen}: warm-up", taken(), "s")
+        memory(plan, synthesizer, chosen, table)
         whole_clips(plan, synthesizer, chosen, table)
         batch(plan, synthesizer, chosen, table)
         stages(plan, synthesizer, chosen, table)
-        memory(plan, chosen, table)
         streams(plan, synthesizer, chosen, plan.streams, table)
     if not plan.brief:
         batch_agrees(plan, synthesizer, table)
@@ -241,11 +242,18 @@ def _stream_run(plan: Plan, synthesizer: Synthesizer, count: int) -> list[float]
     return steps
 
 
-def memory(plan: Plan, name: str, table: Table) -> None:
-    """Of this process on the GPU, streams included."""
-    if plan.device.type == "cuda":
-        table.add(f"{name}: memory held", torch.cuda.memory_reserved() / 2**30, "GiB")
-        table.add(f"{name}: memory allocated at most", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+def memory(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
+    """Of this process on the GPU: weights, graphs, and what one clip and one stream take."""
+    if plan.device.type != "cuda":
+        return
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    table.add(f"{name}: memory held when idle", torch.cuda.memory_reserved() / 2**30, "GiB")
+    synthesizer.synthesize_batch([_utterance(plan, plan.batch[1], 0)])
+    table.add(f"{name}: memory held at most, one clip", torch.cuda.max_memory_reserved() / 2**30, "GiB")
+    _stream_run(plan, synthesizer, 1)
+    table.add(f"{name}: memory held at most, one clip and a stream", torch.cuda.max_memory_reserved() / 2**30, "GiB")
 
 
 def mel_of(synthesizer: Synthesizer, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
@@ -271,14 +279,16 @@ def wave_error(plan: Plan, name: str, exact: np.ndarray, synthesizer: Synthesize
     """How far the samples are from the baseline's, given the same mel: as a signal-to-noise ratio."""
     samples = heard(synthesizer, plan)
     ratio = 10 * np.log10((exact**2).sum() / max(((samples - exact) ** 2).sum(), 1e-20))
-    table.add(f"{name}: samples of the same mel, signal to error", float(ratio), "dB")
+    table.add(f"{name}: samples of the same mel and source, signal to error", float(ratio), "dB")
 
 
 @torch.inference_mode()
 def heard(synthesizer: Synthesizer, plan: Plan) -> np.ndarray:
-    """Samples of a mel that does not depend on the flow."""
-    mel = torch.from_numpy(np.random.default_rng(7).normal(-5, 2, (300, 80)).astype(np.float32)).to(plan.device)
-    return synthesizer.renderer.clips([Passage(mel, Noise(0))])[0].cpu().numpy()
+    """Samples of a mel and a source that depend on no model: errors of pitch would only shift phases."""
+    random = np.random.default_rng(7)
+    mel = torch.from_numpy(random.normal(-5, 2, (1, 80, 300)).astype(np.float32)).to(plan.device)
+    source = torch.from_numpy(random.normal(0, 0.05, (1, 300 * 480)).astype(np.float32)).to(plan.device)
+    return synthesizer.hift(mel, source)[0].cpu().numpy()
 
 
 def error(name: str, exact: tuple[np.ndarray, ...], found: tuple[np.ndarray, ...], table: Table) -> None:
