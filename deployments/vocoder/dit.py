@@ -7,7 +7,6 @@ dropped, and each block's LayerNorm takes scale and shift as its weight and bias
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deployments.vocoder.fused import norm, split_heads
+from deployments.vocoder.memory import Memory, Rows
 from deployments.vocoder.sizes import DiTSizes
 
 KERNEL = 3
@@ -25,37 +25,6 @@ _EPS = 1e-6
 _HEAD_EPS = 1e-5
 _SCALES_IN_BLOCK = (1, 4, 7)
 Pending = tuple[torch.Tensor, torch.Tensor] | None  # a gate and what is to be added through it
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the blocks remember of earlier frames at one Euler step. A forward pass completes it in place.
-
-    attention: (depth, 2, rows, heads, remembered + frames, head_dim), keys and values; the last ones are those of the
-    new frames, written by the pass. The order of frames does not matter, as attention knows no positions here.
-    convolution: (depth, 2, rows, 2, hidden), the last two inputs of a block's two convolutions, at first zeros.
-    ends: like convolution; the pass writes there what convolution is to be for the next frames.
-    """
-
-    attention: torch.Tensor
-    convolution: torch.Tensor
-    ends: torch.Tensor
-
-    def of_block(self, index: int) -> "Memory":
-        """One block's part, without the leading axis."""
-        return Memory(self.attention[index], self.convolution[index], self.ends[index])
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which frames of a padded batch exist; without it all do.
-
-    mask: (rows, 1, 1, remembered + frames), added to attention scores: 0, or -inf where there is nothing.
-    lengths: (rows,) new frames of each row.
-    """
-
-    mask: torch.Tensor
-    lengths: torch.Tensor
 
 
 class TimeEmbedding(nn.Module):

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 
-from deployments.vocoder.dit import Memory, Rows
 from deployments.vocoder.flow import Flow
 from deployments.vocoder.graphs import Function, Graphs
+from deployments.vocoder.memory import Memory, Rows
 
 STEPS = 10
 

@@ -11,10 +11,10 @@ from dataclasses import replace as changed
 import torch
 
 from deployments.vocoder.conformer import ConformerMemory
-from deployments.vocoder.dit import Memory
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Voice
 from deployments.vocoder.fused import CONTEXT
 from deployments.vocoder.graphs import Graphs
+from deployments.vocoder.memory import Memory
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.render import Ending
 from deployments.vocoder.sizes import DiTSizes

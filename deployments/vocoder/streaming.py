@@ -16,8 +16,8 @@ from deployments.vocoder.batches import (
     split,
 )
 from deployments.vocoder.chunks import Chunk
-from deployments.vocoder.dit import Rows
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow
+from deployments.vocoder.memory import Rows
 from deployments.vocoder.pairs import to_pairs
 from deployments.vocoder.render import Passage, Renderer
 from deployments.vocoder.rows import stack
