@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from deployments.llm import model
 from deployments.llm.kernels.elementwise import matvec_kernel
-from deployments.llm.kernels.linear import DenseLinear, Launch, Normed, QuantisedLinear, Workspace, plan, planner
+from deployments.llm.kernels.fusion import Normed, Workspace
+from deployments.llm.kernels.linear import DenseLinear, Launch, QuantisedLinear, plan, planner
 from deployments.llm.loading import Options, make_runner
 from deployments.llm.runner import Runner
 from deployments.llm.step1 import Step1Config
