@@ -81,8 +81,8 @@ async def streams(client: Client, plan: Plan) -> list[Figures]:
 
 
 def _print_streams(rows: list[Figures]) -> None:
-    columns = ("streams", "requests", "audio s/s", "audio, s", "first p50, ms", "p95, ms", "largest gap, ms")
-    columns += ("underrun p90, ms", f"share without > {1000 * UNDERRUN_S:g} ms")
+    columns = ["streams", "requests", "audio s/s", "audio, s", "first p50, ms", "p95, ms", "largest gap, ms"]
+    columns += ["underrun p90, ms", f"share without > {1000 * UNDERRUN_S:g} ms"]
     print(table("Streams at once, known voices", columns, [list(row.values()) for row in rows]), flush=True)
 
 

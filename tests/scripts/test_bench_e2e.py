@@ -1,5 +1,7 @@
 """What the application's benchmark computes from what it receives."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,7 @@ def test_the_combined_table_judges_only_where_there_is_a_target() -> None:
     assert "met" not in combined({"base": figures}, aims=False)
 
 
-def test_the_voices_can_be_loaded(tmp_path) -> None:
+def test_the_voices_can_be_loaded(tmp_path: Path) -> None:
     voices = Voices([write_voices(tmp_path / "voices", 1.0)], ClipLimits(0.5, 30)).all()
     assert len({voice.clip.samples.tobytes() for voice in voices}) == 8
     assert all(voice.clip.duration == pytest.approx(1.0) for voice in voices)
