@@ -65,6 +65,7 @@ class Vocoder:
         left = stream_budget(place, num_gpus) if stream_memory_gb is None else int(stream_memory_gb * 2**30)
         self._engine = Engine(synthesizer, Limits(max_batch, stream_bytes=left, schedule=tuple(chunk_pairs)))
         self._ahead_s = max_ahead_s
+        self._llms: dict[str, DeploymentHandle] = {}  # a handle that just arrived would first look for the replicas
         logger.info("vocoder ready in %.1f s, %s on %s", time.perf_counter() - started, chosen, place)
 
     async def synthesize(self, codes: np.ndarray, reference: Reference, seed: int) -> Speech:
@@ -80,6 +81,7 @@ class Vocoder:
         llm: its ``stream(prompt, sampling)`` is called and yields arrays of codes; anything else that it yields
         comes after the samples. The language model is cancelled as soon as this generator is closed.
         """
+        llm = self._llms.setdefault(llm.deployment_name, llm)
         source = llm.options(stream=True).stream.remote(prompt, sampling)
         codes = cast(AsyncIterator[Any], source)
         try:

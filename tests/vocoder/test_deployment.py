@@ -38,7 +38,8 @@ class Response:
 class Handle:
     """A language model's handle, as far as the vocoder uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, deployment_name: str) -> None:
+        self.deployment_name = deployment_name
         self.responses: list[Response] = []
         self.stream = self
 
@@ -69,7 +70,7 @@ async def test_deployment_gives_what_the_model_gives(
 async def test_the_vocoder_reads_the_language_model_by_its_handle(
     vocoder: Any, reference: Reference, expected: Tensors
 ) -> None:
-    handle, prompt = Handle(), EditPrompt("", expected["clone.codes"].numpy().astype(np.int32))
+    handle, prompt = Handle("whole"), EditPrompt("", expected["clone.codes"].numpy().astype(np.int32))
     parts = [part async for part in vocoder.stream(handle, prompt, Sampling(seed=3), reference)]
     assert parts.pop() == {"finish_reason": "stop"}
     assert [len(part) for part in parts] == [22 * 480, 48 * 480, (6 + 8) * 480]
@@ -78,8 +79,18 @@ async def test_the_vocoder_reads_the_language_model_by_its_handle(
 async def test_closing_the_stream_cancels_the_language_model(
     vocoder: Any, reference: Reference, expected: Tensors
 ) -> None:
-    handle, prompt = Handle(), EditPrompt("", np.tile(expected["clone.codes"].numpy(), 3))
+    handle, prompt = Handle("closed"), EditPrompt("", np.tile(expected["clone.codes"].numpy(), 3))
     async with aclosing(vocoder.stream(handle, prompt, Sampling(seed=3), reference)) as parts:
         await anext(parts)
         assert not handle.responses[0].cancelled
     assert handle.responses[0].cancelled
+
+
+async def test_the_first_handle_to_a_language_model_serves_all_streams(
+    vocoder: Any, reference: Reference, expected: Tensors
+) -> None:
+    handles, prompt = [Handle("same"), Handle("same")], EditPrompt("", expected["clone.codes"].numpy()[:25])
+    for handle in handles:
+        async for _ in vocoder.stream(handle, prompt, Sampling(seed=3), reference):
+            pass
+    assert [len(handle.responses) for handle in handles] == [2, 0]
