@@ -93,6 +93,9 @@ class Limits(Args):
     max_body_mb: float = Field(32, gt=0, description="size of a request's body, MiB")
     min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
     max_clip_s: float = Field(30, gt=0, description="longest reference or input clip, seconds")
+    min_voice_s: float = Field(1, gt=0, description="shortest clip that can be stored as a voice, seconds")
+    max_voices: int = Field(1000, ge=1, description="voices that callers can store")
+    max_voices_mb: float = Field(4096, gt=0, description="size of all stored voices together, MiB")
     segment_s: float = Field(20, gt=0, description="long text is spoken in pieces estimated at up to so many seconds")
     request_timeout_s: float = Field(120, gt=0, description="deadline of a request through all stages, seconds")
     body_timeout_s: float = Field(30, gt=0, description="time within which a request's body has to arrive, seconds")
@@ -118,6 +121,9 @@ class AppArgs(Args):
     default_variant: Variant = Field("base", description="for requests that name none; the first deployed if absent")
     default_voice: str = Field("story_teller", description="for requests that name none")
     voices: Path | None = Field(None, description="folder with a voices.json of further preset voices")
+    voices_dir: Path | None = Field(
+        None, description="folder for the voices that callers store, one that all nodes share; none: they cannot"
+    )
     api_keys: list[SecretStr] = Field(
         default_factory=_keys_from_environment,
         description="keys that may ask, as Bearer tokens; default: $EDITX_API_KEYS, comma-separated; none: everybody",

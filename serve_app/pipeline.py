@@ -97,19 +97,27 @@ class Audio:
 
 
 async def clone(
-    stages: Stages, variant: str, clip: Clip, transcript: str, texts: list[str], sampling: Sampling, timings: Timings
+    stages: Stages,
+    variant: str,
+    clip: Clip,
+    transcript: str,
+    texts: list[str],
+    sampling: Sampling,
+    timings: Timings,
+    reference: Reference | None = None,
 ) -> Audio:
     """Speak ``texts``, one after the other, with the voice of ``clip``, whose words are ``transcript``.
 
+    ``reference``: what the encoder makes of the clip, if that is known; else it is asked.
     A few are in work at a time; each has draws of its own, so that the order in which they end changes nothing.
     """
-    reference = await encode(stages, clip, timings)
+    known = reference or await encode(stages, clip, timings)
     speaker, in_work = speaker_name(transcript, clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
 
     async def speak(number: int, text: str) -> Audio:
-        prompt = ClonePrompt(text, transcript.strip(), reference.codes, speaker)
+        prompt = ClonePrompt(text, transcript.strip(), known.codes, speaker)
         async with in_work:
-            return await _speak(stages, variant, prompt, reference, reseeded(sampling, number), timings)
+            return await _speak(stages, variant, prompt, known, reseeded(sampling, number), timings)
 
     return joined(await _all([speak(number, text) for number, text in enumerate(texts)]))
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from deployments.errors import InvalidInputError, NotFoundError
 from deployments.llm.prompt import edit_instruction, edit_types
-from deployments.types import Clip, Sampling
+from deployments.types import Clip, Reference, Sampling
 from serve_app.audio_format import ClipLimits, decode
 from serve_app.config import AppArgs, Variant
 from serve_app.schemas import Format, Mode, SpeechRequest, StepAudio
 from serve_app.text import segments
+from serve_app.voice_file import Label, Voice
 from serve_app.voices import Voices
 
 MODEL = "step-audio-editx"
@@ -26,21 +27,33 @@ _ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "notice
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request. ``clip`` is the reference or the audio to edit, ``transcript`` its words.
+    """A checked request. ``voice`` is the reference or the audio to edit, with its words.
 
     texts: what to speak, in segments (clone). instruction: what to do to the clip (edits), rounds: how often.
     """
 
     mode: Mode
     variant: Variant
-    clip: Clip
-    transcript: str
+    voice: Voice
     texts: list[str]
     instruction: str
     rounds: int
     sampling: Sampling
     format: Format
     speed: float
+
+    @property
+    def clip(self) -> Clip:
+        return self.voice.clip
+
+    @property
+    def transcript(self) -> str:
+        return self.voice.transcript
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the encoder makes of the clip, if that is known already."""
+        return self.voice.reference
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,25 @@ class Uploads:
 
     prompt_audio: bytes | None = None
     input_audio: bytes | None = None
+
+
+@dataclass(frozen=True)
+class NewVoice:
+    """A voice as a caller sends it: ``audio`` in any container, ``transcript`` what it says."""
+
+    name: str
+    audio: bytes
+    transcript: str
+    description: str = ""
+    consent: str = ""
+
+    def words(self, most: int) -> str:
+        """The transcript. Raises InvalidInputError if there is none, or one of more than ``most`` characters."""
+        words = self.transcript.strip()
+        if not any(character.isalnum() for character in words):
+            raise InvalidInputError("a voice needs the transcript of its audio", "transcript", "missing_field")
+        _check_characters(words, most, "transcript")
+        return words
 
 
 def check_sources(body: SpeechRequest, uploads: Uploads, allow_urls: bool) -> None:
@@ -76,12 +108,11 @@ class Planner:
         """A job, or InvalidInputError / NotFoundError with the field that is at fault."""
         options = body.step_audio or StepAudio()
         self._check_text(body.input, options.mode)
-        clip, transcript = self._audio(body, options, uploads)
+        voice = self._audio(body, options, uploads)
         return Job(
             mode=options.mode,
             variant=self._variant(body.model, options.model_variant),
-            clip=clip,
-            transcript=transcript,
+            voice=voice,
             texts=segments(body.input.strip(), self._args.limits.segment_s),
             instruction="" if options.mode == "clone" else _instruction(body, options),
             rounds=options.n_edit_iter,
@@ -91,16 +122,7 @@ class Planner:
         )
 
     def _check_text(self, text: str, mode: Mode) -> None:
-        if "\0" in text:
-            raise InvalidInputError("input holds a null character", "input", "invalid_text")
-        if _STACKED_MARKS.search(text):
-            raise InvalidInputError("input stacks too many combining characters", "input", "invalid_text")
-        if len(text) > self._args.limits.max_input_chars:
-            raise InvalidInputError(
-                f"input has {len(text)} characters, at most {self._args.limits.max_input_chars} are allowed",
-                "input",
-                "text_too_long",
-            )
+        _check_characters(text, self._args.limits.max_input_chars, "input")
         if mode in ("clone", "paralinguistic") and not any(c.isalnum() for c in text):
             raise InvalidInputError(f"mode {mode} needs input with something to speak", "input", "text_empty")
 
@@ -124,7 +146,7 @@ class Planner:
                 return variant
         raise NotFoundError(f"no model is named {model!r}; see /v1/models", "model", "model_not_found")
 
-    def _audio(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> tuple[Clip, str]:
+    def _audio(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> Voice:
         if options.mode == "clone":
             return self._reference(body, options, uploads)
         data = uploads.input_audio or _from_base64(options.input_audio_base64, "step_audio.input_audio_base64")
@@ -137,26 +159,42 @@ class Planner:
             raise InvalidInputError(
                 f"mode {options.mode} needs the transcript of the audio", "step_audio.audio_text", "missing_field"
             )
-        return self._decode(data, "step_audio.input_audio_base64"), transcript
+        return self._own(data, "step_audio.input_audio_base64", transcript)
 
-    def _reference(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> tuple[Clip, str]:
+    def _reference(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> Voice:
         data = uploads.prompt_audio or _from_base64(options.prompt_audio_base64, "step_audio.prompt_audio_base64")
         if data is None:
             named = body.voice if isinstance(body.voice, str) or body.voice is None else body.voice.id
-            voice = self._voices.get(named or self._args.default_voice)
-            return voice.clip, voice.transcript
+            return self._voices.get(named or self._args.default_voice)
         transcript = (options.prompt_text or "").strip()
         if not transcript:
             raise InvalidInputError(
                 "a reference of your own needs its transcript", "step_audio.prompt_text", "missing_field"
             )
-        return self._decode(data, "step_audio.prompt_audio_base64"), transcript
+        return self._own(data, "step_audio.prompt_audio_base64", transcript)
 
-    def _decode(self, data: bytes, param: str) -> Clip:
-        try:
-            return decode(data, self._limits)
-        except InvalidInputError as error:
-            raise InvalidInputError(error.message, param, error.code) from None
+    def _own(self, data: bytes, param: str, transcript: str) -> Voice:
+        clip = decode_field(data, self._limits, param)
+        return Voice(Label("", transcript, clip.duration), clip)
+
+
+def decode_field(data: bytes, limits: ClipLimits, param: str) -> Clip:
+    """The clip that came in the field ``param``. Raises InvalidInputError that names it."""
+    try:
+        return decode(data, limits)
+    except InvalidInputError as error:
+        raise InvalidInputError(error.message, param, error.code) from None
+
+
+def _check_characters(text: str, most: int, param: str) -> None:
+    if "\0" in text:
+        raise InvalidInputError(f"{param} holds a null character", param, "invalid_text")
+    if _STACKED_MARKS.search(text):
+        raise InvalidInputError(f"{param} stacks too many combining characters", param, "invalid_text")
+    if len(text) > most:
+        raise InvalidInputError(
+            f"{param} has {len(text)} characters, at most {most} are allowed", param, "text_too_long"
+        )
 
 
 def _from_base64(text: str | None, param: str) -> bytes | None:

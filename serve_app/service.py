@@ -1,6 +1,7 @@
 """A request from its checked job to encoded audio, within its deadline. Knows neither HTTP nor Ray."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -9,15 +10,17 @@ from typing import Protocol
 import numpy as np
 
 from deployments.errors import DeadlineError
-from deployments.types import SAMPLE_RATE
-from serve_app.audio_format import Tempo, change_speed, encode
+from deployments.types import SAMPLE_RATE, Clip
+from serve_app.audio_format import ClipLimits, Tempo, change_speed, encode
 from serve_app.audio_stream import Encoder
 from serve_app.config import AppArgs, Variant
 from serve_app.fetch import fetch
 from serve_app.pipeline import Audio, Stages, Timings, clone, edit
-from serve_app.requests import Job, Planner, Uploads, check_sources
+from serve_app.pipeline import encode as encode_clip
+from serve_app.requests import Job, NewVoice, Planner, Uploads, check_sources, decode_field
 from serve_app.schemas import SpeechRequest, StepAudio
 from serve_app.streaming import Samples, Usage, stream
+from serve_app.voice_file import Label, Voice
 from serve_app.voices import Voices
 
 
@@ -73,7 +76,7 @@ class Service:
         """As ``speech``, but returns once the first bytes are there; the deadline is theirs."""
         timings, usage = Timings(), Usage()
         async with self._deadline(patience_s):
-            job = await self._plan(body, uploads)
+            job = await self._plan(body, uploads, timings)
             chunks = encoded(job, stream(self.stages, job, timings, usage), usage)
             first = await anext(chunks)
         return Spoken(job, timings, usage, self._rest(first, chunks))
@@ -101,16 +104,48 @@ class Service:
 
     async def _speech(self, body: SpeechRequest, uploads: Uploads) -> Result:
         timings = Timings()
-        job = await self._plan(body, uploads)
+        job = await self._plan(body, uploads, timings)
         audio = await run(self.stages, job, timings)
         data, duration = await asyncio.to_thread(_package, audio, job)
         return Result(data, duration, job, audio, timings)
 
-    async def _plan(self, body: SpeechRequest, uploads: Uploads) -> Job:
+    async def _plan(self, body: SpeechRequest, uploads: Uploads, timings: Timings) -> Job:
         check_sources(body, uploads, self.args.limits.allow_urls)
         uploads = await self._fetched(body.step_audio or StepAudio(), uploads)
         planner = Planner(self.args, self.variants, self.voices)
-        return await asyncio.to_thread(planner.plan, body, uploads)
+        job = await asyncio.to_thread(planner.plan, body, uploads)
+        if not job.voice.stale:
+            return job
+        reference = await encode_clip(self.stages, job.clip, timings)
+        await asyncio.to_thread(self.voices.refresh, job.voice, reference)
+        return replace(job, voice=replace(job.voice, reference=reference))
+
+    async def add_voice(self, new: NewVoice, patience_s: float | None = None) -> Label:
+        """Encode and store a voice; one of the same name is replaced.
+
+        Raises: InvalidInputError for what cannot be a voice, or if no more can be stored; else as ``speech``.
+        """
+        async with self._deadline(patience_s):
+            label, clip = await asyncio.to_thread(self._checked, new)
+            voice = Voice(label, clip, await self.stages.encoder.encode(clip))
+            await asyncio.to_thread(self.voices.put, voice)
+            return label
+
+    def _checked(self, new: NewVoice) -> tuple[Label, Clip]:
+        limits = self.args.limits
+        name = self.voices.free_name(new.name)
+        transcript = new.words(limits.max_input_chars)
+        clip = decode_field(new.audio, ClipLimits(limits.min_voice_s, limits.max_clip_s), "audio_sample")
+        mono = Clip(clip.samples.mean(axis=0, keepdims=True), clip.sample_rate)  # all that the encoder hears
+        label = Label(
+            name,
+            transcript,
+            clip.duration,
+            description=new.description,
+            consent=new.consent,
+            created=int(time.time()),
+        )
+        return label, mono
 
     async def _fetched(self, options: StepAudio, uploads: Uploads) -> Uploads:
         """``uploads`` with what the request's URLs point to."""
@@ -127,7 +162,9 @@ class Service:
 async def run(stages: Stages, job: Job, timings: Timings) -> Audio:
     """The pipeline of the job's mode."""
     if job.mode == "clone":
-        return await clone(stages, job.variant, job.clip, job.transcript, job.texts, job.sampling, timings)
+        return await clone(
+            stages, job.variant, job.clip, job.transcript, job.texts, job.sampling, timings, job.reference
+        )
     return await edit(stages, job.variant, job.clip, job.instruction, job.rounds, job.sampling, timings)
 
 

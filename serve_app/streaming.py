@@ -51,7 +51,7 @@ async def stream(stages: Stages, job: Job, timings: Timings, usage: Usage) -> Sa
         clip, audio = await edit_rounds(stages, job.variant, clip, job.instruction, early, sampling, timings)
         usage.add(audio.prompt_tokens, audio.audio_tokens)
         sampling = reseeded(sampling, early)
-    reference = await encode(stages, clip, timings)
+    reference = job.reference or await encode(stages, clip, timings)
     spoken = _joined(stages, job.variant, _prompts(job, reference), sampling, reference, timings, usage)
     async with aclosing(spoken) as samples:
         async for chunk in samples:
