@@ -92,10 +92,11 @@ class Limits(Args):
     max_input_chars: int = Field(4096, ge=1, description="characters of text in one request")
     max_body_mb: float = Field(32, gt=0, description="size of a request's body, MiB")
     min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
-    max_clip_s: float = Field(30, gt=0, description="longest reference or input clip, seconds")
     min_voice_s: float = Field(1, gt=0, description="shortest clip that can be stored as a voice, seconds")
     max_voices: int = Field(1000, ge=1, description="voices that callers can store")
     max_voices_mb: float = Field(4096, gt=0, description="size of all stored voices together, MiB")
+    max_clip_s: float = Field(30, gt=0, description="longest reference, and longest piece of audio to edit, seconds")
+    max_edit_s: float = Field(120, gt=0, description="longest audio to edit, seconds; cut where it is quiet")
     segment_s: float = Field(20, gt=0, description="long text is spoken in pieces estimated at up to so many seconds")
     request_timeout_s: float = Field(120, gt=0, description="deadline of a request through all stages, seconds")
     body_timeout_s: float = Field(30, gt=0, description="time within which a request's body has to arrive, seconds")
@@ -120,6 +121,10 @@ class AppArgs(Args):
     variants: list[Variant] | None = Field(None, description="variants to deploy; default: those whose folders exist")
     default_variant: Variant = Field("base", description="for requests that name none; the first deployed if absent")
     default_voice: str = Field("story_teller", description="for requests that name none")
+    retry_on: tuple[Literal["empty", "silent", "clipped", "runaway"], ...] = Field(
+        ("empty", "silent", "clipped", "runaway"),
+        description="flaws for which speech is made once more, with another seed, if the caller fixed none",
+    )
     voices: Path | None = Field(None, description="folder with a voices.json of further preset voices")
     voices_dir: Path | None = Field(
         None, description="folder for the voices that callers store, one that all nodes share; none: they cannot"

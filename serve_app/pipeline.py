@@ -24,9 +24,12 @@ from deployments.types import (
     Sampling,
     Speech,
 )
+from serve_app.quality import flaws, ran_away
+from serve_app.voice_file import Voice
 
 SEGMENTS_IN_WORK = 4
 PAUSE_S = 0.15
+RETRY_SEED = 2**32
 
 
 class EncoderStage(Protocol):
@@ -66,7 +69,7 @@ class Stages:
 class Timings:
     """Seconds a request spent in each stage; ``queue`` is the wait for the language model and the vocoder.
 
-    ``cached``: every reference came out of the encoder's cache.
+    ``cached``: every reference came out of the encoder's cache. ``retries``: speech that was made once more.
     """
 
     encode: float = 0.0
@@ -74,6 +77,7 @@ class Timings:
     llm: float = 0.0
     vocode: float = 0.0
     cached: bool = True
+    retries: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     def milliseconds(self) -> dict[str, float]:
@@ -89,74 +93,89 @@ class Timings:
 
 @dataclass(frozen=True)
 class Audio:
-    """What a request came to: float32 samples (n,) at 24 kHz, and the tokens it took."""
+    """What a request came to: float32 samples (n,) at 24 kHz, the tokens it took, and what is wrong with it."""
 
     samples: np.ndarray
     prompt_tokens: int
     audio_tokens: int
+    flaws: frozenset[str] = frozenset()
 
 
-async def clone(
-    stages: Stages,
-    variant: str,
-    clip: Clip,
-    transcript: str,
-    texts: list[str],
-    sampling: Sampling,
-    timings: Timings,
-    reference: Reference | None = None,
-) -> Audio:
-    """Speak ``texts``, one after the other, with the voice of ``clip``, whose words are ``transcript``.
+@dataclass(frozen=True)
+class Draws:
+    """How a request draws, and for which flaws it draws once more with another seed: none if the caller fixed it."""
 
-    ``reference``: what the encoder makes of the clip, if that is known; else it is asked.
+    sampling: Sampling
+    retry_on: frozenset[str] = frozenset()
+
+    def numbered(self, number: int) -> "Draws":
+        """The draws of the request's segment or round of that number."""
+        return replace(self, sampling=replace(self.sampling, seed=(self.sampling.seed + number) % 2**63))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Audio to edit, and what to do to it."""
+
+    clip: Clip
+    instruction: str
+
+
+async def clone(stages: Stages, variant: str, voice: Voice, texts: list[str], draws: Draws, timings: Timings) -> Audio:
+    """Speak ``texts``, one after the other, with ``voice``; the encoder is asked only for what is not known of it.
+
     A few are in work at a time; each has draws of its own, so that the order in which they end changes nothing.
     """
-    known = reference or await encode(stages, clip, timings)
-    speaker, in_work = speaker_name(transcript, clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
+    reference = voice.reference or await encode(stages, voice.clip, timings)
+    speaker, in_work = speaker_name(voice.transcript, voice.clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
 
     async def speak(number: int, text: str) -> Audio:
-        prompt = ClonePrompt(text, transcript.strip(), known.codes, speaker)
+        prompt = ClonePrompt(text, voice.transcript.strip(), reference.codes, speaker)
         async with in_work:
-            return await _speak(stages, variant, prompt, known, reseeded(sampling, number), timings)
+            return await _speak(stages, variant, prompt, reference, draws.numbered(number), timings)
 
     return joined(await _all([speak(number, text) for number, text in enumerate(texts)]))
 
 
-async def edit(
-    stages: Stages, variant: str, clip: Clip, instruction: str, rounds: int, sampling: Sampling, timings: Timings
-) -> Audio:
-    """Apply ``instruction`` to ``clip``; each further round takes the audio of the round before in full."""
-    return (await edit_rounds(stages, variant, clip, instruction, rounds, sampling, timings))[1]
+async def edit(stages: Stages, variant: str, pieces: list[Piece], rounds: int, draws: Draws, timings: Timings) -> Audio:
+    """Apply each piece's instruction to it, ``rounds`` times, and join them: they were cut where it was quiet."""
+    in_work = asyncio.Semaphore(SEGMENTS_IN_WORK)
+
+    async def work(number: int, piece: Piece) -> Audio:
+        async with in_work:
+            own = draws.numbered(number * rounds)
+            return (await edit_rounds(stages, variant, piece, rounds, own, timings))[1]
+
+    return joined(await _all([work(number, piece) for number, piece in enumerate(pieces)]), pause_s=0)
 
 
 async def edit_rounds(
-    stages: Stages, variant: str, clip: Clip, instruction: str, rounds: int, sampling: Sampling, timings: Timings
+    stages: Stages, variant: str, piece: Piece, rounds: int, draws: Draws, timings: Timings
 ) -> tuple[Clip, Audio]:
-    """The rounds of an edit: the last one's audio as a clip, and with the tokens that all took."""
-    prompt_tokens = audio_tokens = 0
+    """The rounds of an edit, each of which takes the audio of the round before in full.
+
+    Returns the last one's audio as a clip, and with the tokens that all took.
+    """
+    clip, prompt_tokens, audio_tokens = piece.clip, 0, 0
     for number in range(rounds):
         reference = await encode(stages, clip, timings)
-        prompt = EditPrompt(instruction, reference.codes)
-        audio = await _speak(stages, variant, prompt, reference, reseeded(sampling, number), timings)
+        prompt = EditPrompt(piece.instruction, reference.codes)
+        audio = await _speak(stages, variant, prompt, reference, draws.numbered(number), timings)
         clip = Clip(audio.samples[np.newaxis], SAMPLE_RATE)
         prompt_tokens += audio.prompt_tokens
         audio_tokens += audio.audio_tokens
-    return clip, Audio(audio.samples, prompt_tokens, audio_tokens)
+    return clip, Audio(audio.samples, prompt_tokens, audio_tokens, audio.flaws)
 
 
-def reseeded(sampling: Sampling, number: int) -> Sampling:
-    """The draws of the request's segment or round of that number."""
-    return replace(sampling, seed=(sampling.seed + number) % 2**63)
-
-
-def joined(audios: list[Audio]) -> Audio:
-    """One audio out of several, a short pause between them."""
-    pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), np.float32)
+def joined(audios: list[Audio], pause_s: float = PAUSE_S) -> Audio:
+    """One audio out of several, a pause between them."""
+    pause = np.zeros(round(pause_s * SAMPLE_RATE), np.float32)
     pieces = [piece for audio in audios for piece in (pause, audio.samples)][1:]
     return Audio(
         np.concatenate(pieces),
         sum(audio.prompt_tokens for audio in audios),
         sum(audio.audio_tokens for audio in audios),
+        frozenset().union(*(audio.flaws for audio in audios)),
     )
 
 
@@ -188,12 +207,28 @@ async def encode(stages: Stages, clip: Clip, timings: Timings) -> Reference:
 
 
 async def _speak(
+    stages: Stages, variant: str, prompt: Prompt, reference: Reference, draws: Draws, timings: Timings
+) -> Audio:
+    """Speech, or the better of two if the first has a flaw that calls for another try."""
+    first = await _speak_once(stages, variant, prompt, reference, draws.sampling, timings)
+    if not first.flaws & draws.retry_on:
+        return first
+    timings.retries += 1
+    sampling = draws.numbered(RETRY_SEED).sampling
+    second = await _speak_once(stages, variant, prompt, reference, sampling, timings)
+    return min(first, second, key=lambda audio: len(audio.flaws))
+
+
+async def _speak_once(
     stages: Stages, variant: str, prompt: Prompt, reference: Reference, sampling: Sampling, timings: Timings
 ) -> Audio:
     start = time.perf_counter()
     generation = await stages.llm[variant].generate(prompt, sampling)
+    if not len(generation.codes):
+        return Audio(np.empty(0, np.float32), generation.prompt_tokens, 0, frozenset({"empty"}))
     speech = await stages.vocoder.synthesize(generation.codes, reference, sampling.seed)
     timings.llm += generation.compute_s
     timings.vocode += speech.compute_s
     timings.queue += max(0.0, time.perf_counter() - start - generation.compute_s - speech.compute_s)
-    return Audio(speech.samples, generation.prompt_tokens, len(generation.codes))
+    wrong = flaws(speech.samples) | ran_away(generation, sampling)
+    return Audio(speech.samples, generation.prompt_tokens, len(generation.codes), wrong)

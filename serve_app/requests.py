@@ -4,15 +4,17 @@ import base64
 import binascii
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployments.errors import InvalidInputError, NotFoundError
 from deployments.llm.prompt import edit_instruction, edit_types
-from deployments.types import Clip, Reference, Sampling
+from deployments.types import Clip, Sampling
 from serve_app.audio_format import ClipLimits, decode
 from serve_app.config import AppArgs, Variant
+from serve_app.pipeline import Draws, Piece
 from serve_app.schemas import Format, Mode, SpeechRequest, StepAudio
-from serve_app.text import segments
+from serve_app.split import split
+from serve_app.text import distribute, segments
 from serve_app.voice_file import Label, Voice
 from serve_app.voices import Voices
 
@@ -27,33 +29,21 @@ _ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "notice
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request. ``voice`` is the reference or the audio to edit, with its words.
+    """A checked request.
 
-    texts: what to speak, in segments (clone). instruction: what to do to the clip (edits), rounds: how often.
+    voice: the reference; texts: what to speak with it, in segments (clone).
+    pieces: the audio to edit with what to do to it; rounds: how often (edits).
     """
 
     mode: Mode
     variant: Variant
-    voice: Voice
-    texts: list[str]
-    instruction: str
-    rounds: int
-    sampling: Sampling
+    draws: Draws
     format: Format
     speed: float
-
-    @property
-    def clip(self) -> Clip:
-        return self.voice.clip
-
-    @property
-    def transcript(self) -> str:
-        return self.voice.transcript
-
-    @property
-    def reference(self) -> Reference | None:
-        """What the encoder makes of the clip, if that is known already."""
-        return self.voice.reference
+    voice: Voice | None = None
+    texts: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,25 +52,6 @@ class Uploads:
 
     prompt_audio: bytes | None = None
     input_audio: bytes | None = None
-
-
-@dataclass(frozen=True)
-class NewVoice:
-    """A voice as a caller sends it: ``audio`` in any container, ``transcript`` what it says."""
-
-    name: str
-    audio: bytes
-    transcript: str
-    description: str = ""
-    consent: str = ""
-
-    def words(self, most: int) -> str:
-        """The transcript. Raises InvalidInputError if there is none, or one of more than ``most`` characters."""
-        words = self.transcript.strip()
-        if not any(character.isalnum() for character in words):
-            raise InvalidInputError("a voice needs the transcript of its audio", "transcript", "missing_field")
-        _check_characters(words, most, "transcript")
-        return words
 
 
 def check_sources(body: SpeechRequest, uploads: Uploads, allow_urls: bool) -> None:
@@ -108,21 +79,22 @@ class Planner:
         """A job, or InvalidInputError / NotFoundError with the field that is at fault."""
         options = body.step_audio or StepAudio()
         self._check_text(body.input, options.mode)
-        voice = self._audio(body, options, uploads)
-        return Job(
+        job = Job(
             mode=options.mode,
             variant=self._variant(body.model, options.model_variant),
-            voice=voice,
-            texts=segments(body.input.strip(), self._args.limits.segment_s),
-            instruction="" if options.mode == "clone" else _instruction(body, options),
-            rounds=options.n_edit_iter,
-            sampling=_sampling(body),
+            draws=self._draws(body),
             format=body.response_format or ("wav" if body.step_audio else "mp3"),
             speed=body.speed,
         )
+        if options.mode == "clone":
+            voice = self._reference(body, options, uploads)
+            texts = segments(body.input.strip(), self._args.limits.segment_s)
+            return replace(job, voice=voice, texts=tuple(texts))
+        pieces = self._pieces(body, options, uploads)
+        return replace(job, pieces=tuple(pieces), rounds=options.n_edit_iter)
 
     def _check_text(self, text: str, mode: Mode) -> None:
-        _check_characters(text, self._args.limits.max_input_chars, "input")
+        check_characters(text, self._args.limits.max_input_chars, "input")
         if mode in ("clone", "paralinguistic") and not any(c.isalnum() for c in text):
             raise InvalidInputError(f"mode {mode} needs input with something to speak", "input", "text_empty")
 
@@ -146,9 +118,28 @@ class Planner:
                 return variant
         raise NotFoundError(f"no model is named {model!r}; see /v1/models", "model", "model_not_found")
 
-    def _audio(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> Voice:
-        if options.mode == "clone":
-            return self._reference(body, options, uploads)
+    def _draws(self, body: SpeechRequest) -> Draws:
+        seed = secrets.randbits(63) if body.seed is None else body.seed
+        sampling = Sampling(seed, body.temperature, body.top_k, body.max_new_tokens)
+        return Draws(sampling, frozenset(self._args.retry_on) if body.seed is None else frozenset())
+
+    def _pieces(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> list[Piece]:
+        """The audio to edit, cut where it is quiet if it is long, and its text over the pieces by their lengths."""
+        option = _edit_option(options, (body.instructions or "").strip()) if options.mode in _NEEDS_OPTION else ""
+        clip, transcript = self._source(options, uploads)
+        clips = split(clip, self._limits.max_s)
+        durations = [piece.duration for piece in clips]
+        words, texts = distribute(transcript, durations), distribute(body.input.strip(), durations)
+        if len(clips) > 1 and transcript and not all(words):
+            raise InvalidInputError(
+                "the transcript is too short for audio of this length", "step_audio.audio_text", "invalid_text"
+            )
+        return [
+            Piece(piece, edit_instruction(options.mode, option, spoken, text or spoken))
+            for piece, spoken, text in zip(clips, words, texts, strict=True)
+        ]
+
+    def _source(self, options: StepAudio, uploads: Uploads) -> tuple[Clip, str]:
         data = uploads.input_audio or _from_base64(options.input_audio_base64, "step_audio.input_audio_base64")
         if data is None:
             raise InvalidInputError(
@@ -159,7 +150,8 @@ class Planner:
             raise InvalidInputError(
                 f"mode {options.mode} needs the transcript of the audio", "step_audio.audio_text", "missing_field"
             )
-        return self._own(data, "step_audio.input_audio_base64", transcript)
+        limits = ClipLimits(self._limits.min_s, self._args.limits.max_edit_s)
+        return decode_field(data, limits, "step_audio.input_audio_base64"), transcript
 
     def _reference(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> Voice:
         data = uploads.prompt_audio or _from_base64(options.prompt_audio_base64, "step_audio.prompt_audio_base64")
@@ -171,10 +163,7 @@ class Planner:
             raise InvalidInputError(
                 "a reference of your own needs its transcript", "step_audio.prompt_text", "missing_field"
             )
-        return self._own(data, "step_audio.prompt_audio_base64", transcript)
-
-    def _own(self, data: bytes, param: str, transcript: str) -> Voice:
-        clip = decode_field(data, self._limits, param)
+        clip = decode_field(data, self._limits, "step_audio.prompt_audio_base64")
         return Voice(Label("", transcript, clip.duration), clip)
 
 
@@ -186,7 +175,8 @@ def decode_field(data: bytes, limits: ClipLimits, param: str) -> Clip:
         raise InvalidInputError(error.message, param, error.code) from None
 
 
-def _check_characters(text: str, most: int, param: str) -> None:
+def check_characters(text: str, most: int, param: str) -> None:
+    """Raises InvalidInputError, naming ``param``, for text that is too long or that no one could mean."""
     if "\0" in text:
         raise InvalidInputError(f"{param} holds a null character", param, "invalid_text")
     if _STACKED_MARKS.search(text):
@@ -206,13 +196,6 @@ def _from_base64(text: str | None, param: str) -> bytes | None:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidInputError(f"{param} is not valid base64", param, "invalid_base64") from None
-
-
-def _instruction(body: SpeechRequest, options: StepAudio) -> str:
-    option = ""
-    if options.mode in _NEEDS_OPTION:
-        option = _edit_option(options, (body.instructions or "").strip())
-    return edit_instruction(options.mode, option, (options.audio_text or "").strip(), body.input.strip())
 
 
 def _edit_option(options: StepAudio, instructions: str) -> str:
@@ -238,8 +221,3 @@ def _adverb(intensity: float) -> str:
     if intensity == 1.0:
         return ""
     return next((adverb for upper, adverb in _ADVERBS if intensity <= upper), "dramatically")
-
-
-def _sampling(body: SpeechRequest) -> Sampling:
-    seed = secrets.randbits(63) if body.seed is None else body.seed
-    return Sampling(seed, body.temperature, body.top_k, body.max_new_tokens)

@@ -30,6 +30,10 @@ def audio_file(result: Result, metadata: dict[str, str]) -> Response:
         "X-Audio-Duration": f"{result.duration:.3f}",
         "X-Encoder-Cache": "hit" if result.timings.cached else "miss",
     }
+    if result.audio.flaws:
+        headers["X-Audio-Flaws"] = ", ".join(sorted(result.audio.flaws))
+    if result.timings.retries:
+        headers["X-Audio-Retries"] = str(result.timings.retries)
     headers |= _headers(result.job.variant, metadata)
     return Response(result.data, media_type=MEDIA_TYPES[result.job.format], headers=headers)
 
@@ -79,6 +83,7 @@ def _summary(spoken: Spoken) -> dict[str, Any]:
         "duration": round(usage.samples / SAMPLE_RATE, 3),
         "timings": spoken.timings.milliseconds(),
         "model_variant": spoken.job.variant,
+        "flaws": sorted(usage.flaws),
         "encoder_cache": "hit" if spoken.timings.cached else "miss",
     }
 

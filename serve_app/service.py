@@ -1,7 +1,6 @@
 """A request from its checked job to encoded audio, within its deadline. Knows neither HTTP nor Ray."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -9,18 +8,19 @@ from typing import Protocol
 
 import numpy as np
 
-from deployments.errors import DeadlineError
-from deployments.types import SAMPLE_RATE, Clip
-from serve_app.audio_format import ClipLimits, Tempo, change_speed, encode
+from deployments.errors import DeadlineError, StageError
+from deployments.types import SAMPLE_RATE
+from serve_app.audio_format import Tempo, change_speed, encode
 from serve_app.audio_stream import Encoder
 from serve_app.config import AppArgs, Variant
+from serve_app.enrolment import NewVoice, checked
 from serve_app.fetch import fetch
 from serve_app.pipeline import Audio, Stages, Timings, clone, edit
 from serve_app.pipeline import encode as encode_clip
-from serve_app.requests import Job, NewVoice, Planner, Uploads, check_sources, decode_field
+from serve_app.requests import Job, Planner, Uploads, check_sources
 from serve_app.schemas import SpeechRequest, StepAudio
 from serve_app.streaming import Samples, Usage, stream
-from serve_app.voice_file import Label, Voice
+from serve_app.voice_file import Label
 from serve_app.voices import Voices
 
 
@@ -102,10 +102,23 @@ class Service:
         except TimeoutError:
             raise DeadlineError("no result within the deadline; try again later", by_client) from None
 
+    async def add_voice(self, new: NewVoice, patience_s: float | None = None) -> Label:
+        """Encode and store a voice; one of the same name is replaced.
+
+        Raises: InvalidInputError for what cannot be a voice, or if no more can be stored; else as ``speech``.
+        """
+        async with self._deadline(patience_s):
+            voice = await asyncio.to_thread(checked, new, self.voices.free_name(new.name), self.args.limits)
+            voice = replace(voice, reference=await self.stages.encoder.encode(voice.clip))
+            await asyncio.to_thread(self.voices.put, voice)
+            return voice.label
+
     async def _speech(self, body: SpeechRequest, uploads: Uploads) -> Result:
         timings = Timings()
         job = await self._plan(body, uploads, timings)
         audio = await run(self.stages, job, timings)
+        if "empty" in audio.flaws:
+            raise StageError("the language model gave no audio")
         data, duration = await asyncio.to_thread(_package, audio, job)
         return Result(data, duration, job, audio, timings)
 
@@ -114,38 +127,11 @@ class Service:
         uploads = await self._fetched(body.step_audio or StepAudio(), uploads)
         planner = Planner(self.args, self.variants, self.voices)
         job = await asyncio.to_thread(planner.plan, body, uploads)
-        if not job.voice.stale:
+        if job.voice is None or not job.voice.stale:
             return job
-        reference = await encode_clip(self.stages, job.clip, timings)
+        reference = await encode_clip(self.stages, job.voice.clip, timings)
         await asyncio.to_thread(self.voices.refresh, job.voice, reference)
         return replace(job, voice=replace(job.voice, reference=reference))
-
-    async def add_voice(self, new: NewVoice, patience_s: float | None = None) -> Label:
-        """Encode and store a voice; one of the same name is replaced.
-
-        Raises: InvalidInputError for what cannot be a voice, or if no more can be stored; else as ``speech``.
-        """
-        async with self._deadline(patience_s):
-            label, clip = await asyncio.to_thread(self._checked, new)
-            voice = Voice(label, clip, await self.stages.encoder.encode(clip))
-            await asyncio.to_thread(self.voices.put, voice)
-            return label
-
-    def _checked(self, new: NewVoice) -> tuple[Label, Clip]:
-        limits = self.args.limits
-        name = self.voices.free_name(new.name)
-        transcript = new.words(limits.max_input_chars)
-        clip = decode_field(new.audio, ClipLimits(limits.min_voice_s, limits.max_clip_s), "audio_sample")
-        mono = Clip(clip.samples.mean(axis=0, keepdims=True), clip.sample_rate)  # all that the encoder hears
-        label = Label(
-            name,
-            transcript,
-            clip.duration,
-            description=new.description,
-            consent=new.consent,
-            created=int(time.time()),
-        )
-        return label, mono
 
     async def _fetched(self, options: StepAudio, uploads: Uploads) -> Uploads:
         """``uploads`` with what the request's URLs point to."""
@@ -162,10 +148,9 @@ class Service:
 async def run(stages: Stages, job: Job, timings: Timings) -> Audio:
     """The pipeline of the job's mode."""
     if job.mode == "clone":
-        return await clone(
-            stages, job.variant, job.clip, job.transcript, job.texts, job.sampling, timings, job.reference
-        )
-    return await edit(stages, job.variant, job.clip, job.instruction, job.rounds, job.sampling, timings)
+        assert job.voice is not None
+        return await clone(stages, job.variant, job.voice, list(job.texts), job.draws, timings)
+    return await edit(stages, job.variant, list(job.pieces), job.rounds, job.draws, timings)
 
 
 async def encoded(job: Job, samples: Samples, usage: Usage) -> AsyncGenerator[bytes, None]:

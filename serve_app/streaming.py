@@ -20,9 +20,9 @@ from deployments.types import (
     Generation,
     Prompt,
     Reference,
-    Sampling,
 )
-from serve_app.pipeline import PAUSE_S, Stages, Timings, edit_rounds, encode, reseeded, speaker_name
+from serve_app.pipeline import PAUSE_S, Draws, Stages, Timings, edit_rounds, encode, speaker_name
+from serve_app.quality import flaws, ran_away
 from serve_app.requests import Job
 
 Samples = AsyncGenerator[np.ndarray, None]
@@ -32,11 +32,12 @@ _HELD_CHUNKS = 8
 
 @dataclass
 class Usage:
-    """Tokens a stream has taken so far, and samples it has given."""
+    """Tokens a stream has taken so far, samples it has given, and what is wrong with them."""
 
     prompt_tokens: int = 0
     audio_tokens: int = 0
     samples: int = 0
+    flaws: frozenset[str] = frozenset()
 
     def add(self, prompt_tokens: int, audio_tokens: int) -> None:
         self.prompt_tokens += prompt_tokens
@@ -45,57 +46,71 @@ class Usage:
 
 async def stream(stages: Stages, job: Job, timings: Timings, usage: Usage) -> Samples:
     """Samples (n,) of a job at 24 kHz as they come; ``timings`` and ``usage`` are complete at the end."""
-    clip, sampling = job.clip, job.sampling
-    if job.mode != "clone" and job.rounds > 1:
-        early = job.rounds - 1
-        clip, audio = await edit_rounds(stages, job.variant, clip, job.instruction, early, sampling, timings)
-        usage.add(audio.prompt_tokens, audio.audio_tokens)
-        sampling = reseeded(sampling, early)
-    reference = job.reference or await encode(stages, clip, timings)
-    spoken = _joined(stages, job.variant, _prompts(job, reference), sampling, reference, timings, usage)
-    async with aclosing(spoken) as samples:
+    if job.mode == "clone":
+        assert job.voice is not None
+        transcript, clip = job.voice.transcript, job.voice.clip
+        reference = job.voice.reference or await encode(stages, clip, timings)
+        speaker = speaker_name(transcript, clip)
+        turns: list[Turn] = [
+            Turn(ClonePrompt(text, transcript.strip(), reference.codes, speaker), job.draws.numbered(number), reference)
+            for number, text in enumerate(job.texts)
+        ]
+        pause_s = PAUSE_S
+    else:
+        turns = [await _last_round(stages, job, number, timings, usage) for number in range(len(job.pieces))]
+        pause_s = 0.0
+    async with aclosing(_joined(stages, job.variant, turns, pause_s, timings, usage)) as samples:
         async for chunk in samples:
             yield chunk
 
 
-def _prompts(job: Job, reference: Reference) -> list[Prompt]:
-    if job.mode != "clone":
-        return [EditPrompt(job.instruction, reference.codes)]
-    speaker = speaker_name(job.transcript, job.clip)
-    return [ClonePrompt(text, job.transcript, reference.codes, speaker) for text in job.texts]
+@dataclass(frozen=True)
+class Turn:
+    """One segment to speak."""
+
+    prompt: Prompt
+    draws: Draws
+    reference: Reference
+
+
+async def _last_round(stages: Stages, job: Job, number: int, timings: Timings, usage: Usage) -> Turn:
+    """All rounds of an edited piece but the last, which is left to be streamed."""
+    piece, draws = job.pieces[number], job.draws.numbered(number * job.rounds)
+    clip = piece.clip
+    if job.rounds > 1:
+        clip, audio = await edit_rounds(stages, job.variant, piece, job.rounds - 1, draws, timings)
+        usage.add(audio.prompt_tokens, audio.audio_tokens)
+    reference = await encode(stages, clip, timings)
+    return Turn(EditPrompt(piece.instruction, reference.codes), draws.numbered(job.rounds - 1), reference)
 
 
 async def _joined(
-    stages: Stages,
-    variant: str,
-    prompts: list[Prompt],
-    sampling: Sampling,
-    reference: Reference,
-    timings: Timings,
-    usage: Usage,
+    stages: Stages, variant: str, turns: list[Turn], pause_s: float, timings: Timings, usage: Usage
 ) -> Samples:
     """One segment after the other, a pause between them."""
 
     def segment(number: int) -> "Ahead":
-        draws = reseeded(sampling, number)
-        return Ahead(stages.vocoder.stream(stages.llm[variant], prompts[number], draws, reference))
+        turn = turns[number]
+        return Ahead(stages.vocoder.stream(stages.llm[variant], turn.prompt, turn.draws.sampling, turn.reference))
 
-    pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), np.float32)
+    pause = np.zeros(round(pause_s * SAMPLE_RATE), np.float32)
     current, following = segment(0), None
     try:
-        for number in range(len(prompts)):
-            if number:
+        for number in range(len(turns)):
+            if number and len(pause):
                 yield pause
             made = 0
             while (part := await current.next()) is not None:
                 if isinstance(part, Generation):
                     _account(part, made, timings, usage)
+                    usage.flaws |= ran_away(part, turns[number].draws.sampling)
                     continue
-                if following is None and number + 1 < len(prompts):
+                if following is None and number + 1 < len(turns):
                     following = segment(number + 1)
                 made += len(part)
+                usage.flaws |= flaws(part) - {"silent"}  # a pause may fill a chunk
                 yield part
-            if number + 1 < len(prompts):
+            if number + 1 < len(turns):
                 await current.close()
                 current, following = following or segment(number + 1), None
     finally:

@@ -14,6 +14,8 @@ import pysbd
 from deployments.llm.budget import speech_seconds
 
 _WIDE_END = re.compile(r"[。！？；…｡\n]+[”’」』）】》\"']*")
+_AFTER_NUMBER = re.compile(r"(?<=\d[.!?])\s+(?=[^\W\d_a-z])")
+_TERMINALS = tuple(".!?…\"')]”’")
 _PAUSES = (re.compile(r"[,，、;；:：]+\s*"), re.compile(r"\s+"))
 
 
@@ -32,12 +34,42 @@ def segments(text: str, target_s: float) -> list[str]:
     return [piece.strip() for piece in _speakable(pieces)]
 
 
+def distribute(text: str, shares: list[float]) -> list[str]:
+    """``text`` over pieces of audio in proportion to their ``shares``, whole sentences where that works.
+
+    Every piece gets some of it if there are words enough; joined, the parts are the text but for white space.
+    """
+    units = list(sentences(text))
+    if len(units) < 2 * len(shares):
+        units = re.findall(r"\s*[^\s]\s*" if _is_wide(text) else r"\s*\S+\s*", text)
+    lengths = [len(unit) for unit in units]
+    ends = [sum(shares[: number + 1]) / sum(shares) * sum(lengths) for number in range(len(shares))]
+    parts, position = [""] * len(shares), 0.0
+    for unit, length in zip(units, lengths, strict=True):
+        middle = position + length / 2
+        parts[next((number for number, end in enumerate(ends) if middle <= end), len(shares) - 1)] += unit
+        position += length
+    return [part.strip() for part in parts]
+
+
+def _is_wide(text: str) -> bool:
+    """Writing without spaces between its words."""
+    return len(text.split()) < len(text) / 12
+
+
 def sentences(text: str) -> Iterator[str]:
     """``text`` cut at the ends of its sentences, white space kept."""
     start = 0
     for end in [match.end() for match in _WIDE_END.finditer(text)] + [len(text)]:
-        yield from _split(text[start:end], [span.start for span in _segmenter().segment(text[start:end])])
+        yield from _split(text[start:end], _ends(text[start:end]))
         start = end
+
+
+def _ends(text: str) -> list[int]:
+    """Where sentences end. pysbd takes "number 4. Next" for an item of a list and cuts before the 4: mended here."""
+    found = {span.start for span in _segmenter().segment(text)}
+    good = {cut for cut in found if text[:cut].rstrip().endswith(_TERMINALS)}
+    return sorted(good | {match.end() for match in _AFTER_NUMBER.finditer(text)})
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Form, Header
 
 from deployments.errors import InvalidInputError
-from serve_app.requests import NewVoice
+from serve_app.enrolment import NewVoice
 from serve_app.schemas import VoiceUpload
 from serve_app.service import Service
 from serve_app.voice_file import Label

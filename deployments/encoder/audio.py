@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from deployments.errors import InvalidInputError
 from deployments.types import Clip
@@ -47,13 +48,25 @@ def prepare(clip: Clip) -> np.ndarray:
         raise InvalidInputError(
             f"audio of {clip.duration:.3f} s is too short: {MIN_SECONDS} s at least", code="audio_too_short"
         )
-    samples = clip.samples.astype(np.float32).mean(axis=0)
-    peak = np.abs(samples).max()
+    samples = np.asarray(clip.samples, dtype=np.float32)
+    samples = samples[0] if len(samples) == 1 else samples.mean(axis=0)
+    peak = max(samples.max(), -samples.min())
     if not np.isfinite(peak):
         raise InvalidInputError("audio holds samples that are not finite numbers", code="invalid_audio")
     if peak < SILENT_PEAK:
         raise InvalidInputError("audio is silent", code="audio_silent")
     return samples / peak * np.float32(PEAK_LIMIT) if peak > PEAK_LIMIT else samples
+
+
+def resample_all(signals: list[Tensor], rates: list[int], target: int) -> list[Tensor]:
+    """Signals (n,) of any rates -> the same at ``target`` Hz; those of one rate go together."""
+    resampled: dict[int, Tensor] = {}
+    for rate in set(rates):
+        members = [index for index, other in enumerate(rates) if other == rate]
+        batch = resample(pad_sequence([signals[index] for index in members], batch_first=True), rate, target)
+        for index, row in zip(members, batch, strict=True):
+            resampled[index] = row[: -(-len(signals[index]) * target // rate)]
+    return [resampled[index] for index in range(len(signals))]
 
 
 def resample(signal: Tensor, source: int, target: int) -> Tensor:
@@ -123,17 +136,21 @@ def trim_silence(signals: list[Tensor]) -> list[Tensor]:
     The span is that of ``librosa.effects.trim`` (20 dB, frames of 512, hop 128); the result's length is a
     multiple of 240 plus 4320, zero-padded where the clip has less.
     """
-    spans = torch.stack([_loud_frames(signal) for signal in signals]).tolist()  # the batch's only wait for the device
+    frames = _loud_frames(pad_sequence(signals, batch_first=True), [len(signal) for signal in signals])
+    spans = frames.tolist()  # the batch's only wait for the device
     return [_cut(signal, first, last) for signal, (first, last) in zip(signals, spans, strict=True)]
 
 
-def _loud_frames(signal: Tensor) -> Tensor:
-    """First and last frame that is not silent, int64 (2,)."""
+def _loud_frames(batch: Tensor, lengths: list[int]) -> Tensor:
+    """First and last frame of each row that is not silent, int64 (batch, 2)."""
     half = TRIM_FRAME // 2
-    power = functional.pad(signal, (half, half)).unfold(0, TRIM_FRAME, TRIM_HOP).square().mean(-1)
-    power = power.clamp(min=POWER_FLOOR)
-    loud = (power > TRIM_RATIO * power.amax()).int()
-    return torch.stack([loud.argmax(), len(loud) - 1 - loud.flip(0).argmax()])
+    power = functional.avg_pool1d(functional.pad(batch.square(), (half, half))[:, None], TRIM_FRAME, TRIM_HOP)[:, 0]
+    number = torch.arange(power.shape[1], device=batch.device)
+    ends = torch.tensor([length // TRIM_HOP for length in lengths]).to(batch.device)[:, None]
+    power = power.clamp(min=POWER_FLOOR).masked_fill(number > ends, 0)
+    loud = power > TRIM_RATIO * power.amax(1, keepdim=True)
+    first, last = (loud * (len(number) - number)).argmax(1), (loud * (number + 1)).argmax(1)
+    return torch.stack([first, last], dim=1)
 
 
 def _cut(signal: Tensor, first: int, last: int) -> Tensor:

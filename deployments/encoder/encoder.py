@@ -6,6 +6,7 @@ Knows nothing of Ray: the deployment beside it batches requests and calls ``enco
 import logging
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample, trim_silence
+from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample_all, trim_silence
 from deployments.encoder.features import KaldiFbank, MelSpectrogram, WhisperMel
 from deployments.encoder.lanes import Lanes
 from deployments.encoder.s3 import pieces
@@ -26,6 +27,15 @@ T = TypeVar("T")
 Outcome = Reference | EditXError
 CPU_GROUP_S = 8.0  # more audio at once falls out of a core's cache and takes longer per clip
 Network = Callable[[list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Mono samples (n,) after the peak rule, and the rate and duration in seconds of the clip that they come from."""
+
+    samples: np.ndarray
+    sample_rate: int
+    duration: float
 
 
 class Encoder:
@@ -52,32 +62,33 @@ class Encoder:
 
     def encode_outcomes(self, clips: list[Clip]) -> list[Outcome]:
         """A result or an error for every clip: one that cannot be encoded takes no other with it."""
-        prepared = [_attempt(partial(prepare, clip)) for clip in clips]
-        good = [index for index, value in enumerate(prepared) if isinstance(value, np.ndarray)]
-        outcomes: list[Outcome | None] = [value if isinstance(value, EditXError) else None for value in prepared]
-        for index, outcome in zip(good, self._encode_good([clips[index] for index in good]), strict=True):
-            outcomes[index] = outcome
-        return [outcome for outcome in outcomes if outcome is not None]
+        prepared = [_attempt(partial(_prepared, clip)) for clip in clips]
+        encoded = iter(self._encode_good([item for item in prepared if isinstance(item, Prepared)]))
+        return [item if isinstance(item, EditXError) else next(encoded) for item in prepared]
 
-    def _encode_good(self, clips: list[Clip]) -> list[Outcome]:
+    def _encode_good(self, clips: list[Prepared]) -> list[Outcome]:
         """Together, or one by one where the batch fails as a whole."""
-        together = _attempt(partial(self.encode_batch, clips))
+        together = _attempt(partial(self.encode_prepared, clips))
         if not isinstance(together, EditXError):
             return list(together)
         return [together] if len(clips) == 1 else [self._encode_good([clip])[0] for clip in clips]
 
-    @torch.inference_mode()
     def encode_batch(self, clips: list[Clip]) -> list[Reference]:
         """Clips of any rates and lengths -> a Reference each, equal to what each gives alone.
 
         Raises:
             InvalidInputError: a clip cannot be encoded.
         """
+        return self.encode_prepared([_prepared(clip) for clip in clips])
+
+    @torch.inference_mode()
+    def encode_prepared(self, clips: list[Prepared]) -> list[Reference]:
+        """What ``encode_batch`` does once clips are known to be good."""
         return [reference for group in self._groups(clips) for reference in self._encode_group(group)]
 
-    def _groups(self, clips: list[Clip]) -> Iterator[list[Clip]]:
+    def _groups(self, clips: list[Prepared]) -> Iterator[list[Prepared]]:
         """The clips in parts that go through the networks together."""
-        group: list[Clip] = []
+        group: list[Prepared] = []
         for clip in clips:
             if group and sum(member.duration for member in group) + clip.duration > self.group_s:
                 yield group
@@ -86,10 +97,10 @@ class Encoder:
         if group:
             yield group
 
-    def _encode_group(self, clips: list[Clip]) -> list[Reference]:
-        signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
+    def _encode_group(self, clips: list[Prepared]) -> list[Reference]:
+        signals = [torch.tensor(clip.samples, device=self.device) for clip in clips]
         rates = [clip.sample_rate for clip in clips]
-        at16 = [resample(signal, rate, TOKEN_RATE) for signal, rate in zip(signals, rates, strict=True)]
+        at16 = resample_all(signals, rates, TOKEN_RATE)
         speech = trim_silence([normalize_energy(signal) for signal in at16])
         codes02, codes06, speakers, mels = self.lanes.run(
             partial(self.vq02, speech),
@@ -115,7 +126,11 @@ class Encoder:
 
     def mels(self, signals: list[Tensor], rates: list[int]) -> list[Tensor]:
         """The vocoder's mels (frames, 80) of signals at their own rates."""
-        return self.mel([resample(signal, rate, SAMPLE_RATE) for signal, rate in zip(signals, rates, strict=True)])
+        return self.mel(resample_all(signals, rates, SAMPLE_RATE))
+
+
+def _prepared(clip: Clip) -> Prepared:
+    return Prepared(prepare(clip), clip.sample_rate, clip.duration)
 
 
 def _attempt(action: Callable[[], T]) -> T | EditXError:

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from deployments.llm.kernels.linear import Workspace
 from deployments.llm.kernels.ops import GPUSampler
 from deployments.llm.model import Chunk, KVCache, SlotModel
 from deployments.llm.runner import Result, Runner, Vocabulary
@@ -50,11 +51,17 @@ class GraphRunner(Runner):
     """``Runner`` on CUDA. Unconstrained requests, which are for comparison, run without graphs."""
 
     def __init__(
-        self, model: SlotModel, cache: KVCache, vocabulary: Vocabulary, chunk: int, deterministic: bool = False
+        self,
+        model: SlotModel,
+        cache: KVCache,
+        vocabulary: Vocabulary,
+        workspace: Workspace,
+        chunk: int,
+        deterministic: bool = False,
     ) -> None:
         """``deterministic``: always the largest buckets, so that company never changes the kernels' order of adding."""
         super().__init__(model, cache, vocabulary)
-        self.sampler: GPUSampler = GPUSampler(model.weights.head, vocabulary)
+        self.sampler: GPUSampler = GPUSampler(model.weights.head, vocabulary, workspace)
         rows, chunks = row_buckets(cache.slots), chunk_buckets(chunk)
         self._rows = rows[-1:] if deterministic else rows
         self._chunks = chunks[-1:] if deterministic else chunks

@@ -30,7 +30,8 @@ class Options:
     slots: requests that decode at once; None takes what memory allows. max_length: tokens of prompt and answer.
     chunk: prompt tokens between two steps. max_waiting: requests that may wait for a slot. coalesce_s: how often
     codes are handed out. memory_fraction: share of the GPU. deterministic: on a GPU, the same seed gives the same
-    codes in any company, at the cost of always running every slot (a CPU always does).
+    codes in any company, at the cost of always running every slot (a CPU always does). overlap: kernels begin
+    before the one ahead has ended, on GPUs that can.
     """
 
     slots: int | None
@@ -40,6 +41,7 @@ class Options:
     coalesce_s: float = 0.02
     memory_fraction: float = 1.0
     deterministic: bool = False
+    overlap: bool = True
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -55,12 +57,12 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> weig
     return loaded
 
 
-def place_for(device: torch.device, dtype: torch.dtype) -> weights.Place:
+def place_for(device: torch.device, dtype: torch.dtype, overlap: bool = True) -> weights.Place:
     if device.type != "cuda":
         return weights.place_dense(dtype)
     from deployments.llm.kernels.linear import Workspace, place_on_gpu  # needs triton, which CPUs lack
 
-    return place_on_gpu(Workspace(device))
+    return place_on_gpu(Workspace(device, overlap=overlap))
 
 
 def make_runner(loaded: weights.Weights, vocabulary: Vocabulary, options: Options) -> Runner:
@@ -76,8 +78,9 @@ def make_runner(loaded: weights.Weights, vocabulary: Vocabulary, options: Option
 
     if not supported(config):
         raise CheckpointError([f"heads of {config.head_dim} in groups of {config.num_attention_groups} have no kernel"])
-    ops = GPUOps(config, cache, Workspace(device))
-    return GraphRunner(model.SlotModel(loaded, ops), cache, vocabulary, options.chunk, options.deterministic)
+    space = Workspace(device, overlap=options.overlap)
+    slot_model = model.SlotModel(loaded, GPUOps(config, cache, space))
+    return GraphRunner(slot_model, cache, vocabulary, space, options.chunk, options.deterministic)
 
 
 def free_slots(config: Step1Config, device: torch.device, dtype: torch.dtype, options: Options) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deployments.llm.step1 import Step1Config, attention_bias, slopes
 from deployments.llm.weights import Matmul, Weights
@@ -144,7 +145,12 @@ class TorchOps:
 
     @staticmethod
     def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        out = F.scaled_dot_product_attention(query[None], keys[None], values[None], bias[None], enable_gqa=True)
+        inputs = (query[None], keys[None], values[None], bias[None])
+        if not query.is_cuda:
+            out = F.scaled_dot_product_attention(*inputs, enable_gqa=True)
+        else:
+            with sdpa_kernel(SDPBackend.MATH):  # cuDNN, the default there, fails on a single query with this bias
+                out = F.scaled_dot_product_attention(*inputs, enable_gqa=True)
         return out[0].transpose(0, 1).flatten(1)
 
 

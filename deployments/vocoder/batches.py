@@ -47,6 +47,11 @@ def padded(count: int, frames: int) -> int:
     return count * frames
 
 
+def shaped(count: int, frames: int) -> int:
+    """Frames of a batch of whole clips, in the shape that it is padded to."""
+    return batch_rows(count) * clip_frames(frames)
+
+
 def remembered(count: int, frames: int) -> int:
     """Remembered and new frames of a batch of streams, in the shape that it is padded to."""
     return batch_rows(count) * (remembered_frames(frames) + _CHUNK_FRAMES[-1])
@@ -62,14 +67,19 @@ def chunk_frames(frames: int) -> int:
     return next((size for size in _CHUNK_FRAMES if frames <= size), _up(frames, _FRAME_STEP))
 
 
-def rendered_frames(frames: int) -> int | None:
-    """The same for HiFT, which sees eight frames more; None for what is no chunk."""
-    return next((size for size in _RENDERED_FRAMES if frames <= size), None)
+def rendered_frames(frames: int) -> int:
+    """The same for HiFT, which sees eight frames more, and for whole clips there."""
+    return next((size for size in _RENDERED_FRAMES if frames <= size), _up(frames, _FRAME_STEP))
 
 
 def remembered_frames(frames: int) -> int:
     """A batch's remembered frames, padded so that few shapes occur."""
     return _up(frames, _MEMORY_STEP)
+
+
+def rendered(count: int, frames: int) -> int:
+    """Frames of a batch for HiFT, in the shape that it is padded to."""
+    return batch_rows(count) * rendered_frames(frames)
 
 
 def encoded_tokens(tokens: int) -> int:

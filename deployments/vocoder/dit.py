@@ -7,7 +7,6 @@ dropped, and each block's LayerNorm takes scale and shift as its weight and bias
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deployments.vocoder.fused import norm, split_heads
+from deployments.vocoder.memory import Memory, Rows
 from deployments.vocoder.sizes import DiTSizes
 
 KERNEL = 3
@@ -25,31 +25,6 @@ _EPS = 1e-6
 _HEAD_EPS = 1e-5
 _SCALES_IN_BLOCK = (1, 4, 7)
 Pending = tuple[torch.Tensor, torch.Tensor] | None  # a gate and what is to be added through it
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the blocks remember of earlier frames at one Euler step. A forward pass updates it in place.
-
-    attention: (depth, 2, rows, heads, remembered + frames, head_dim), keys and values; the last ones are those of the
-    new frames, written by the pass. The order of frames does not matter, as attention knows no positions here.
-    convolution: (depth, 2, rows, 2, hidden), the last two inputs of a block's two convolutions, at first zeros.
-    """
-
-    attention: torch.Tensor
-    convolution: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which frames of a padded batch exist; without it all do.
-
-    mask: (rows, 1, 1, remembered + frames), added to attention scores: 0, or -inf where there is nothing.
-    lengths: (rows,) new frames of each row.
-    """
-
-    mask: torch.Tensor
-    lengths: torch.Tensor
 
 
 class TimeEmbedding(nn.Module):
@@ -118,18 +93,12 @@ class CausalConvolutions(nn.Module):
         self.norm: nn.LayerNorm = between
         del self.block
 
-    def forward(
-        self, neighbours: torch.Tensor, lengths: torch.Tensor | None, memory: torch.Tensor | None
-    ) -> torch.Tensor:
-        """neighbours (rows, frames, 3 * hidden): each frame behind its two predecessors -> (rows, frames, hidden)
-
-        memory (2, rows, 2, hidden) is read and then replaced by both convolutions' last inputs.
-        """
+    def forward(self, neighbours: torch.Tensor, lengths: torch.Tensor | None, memory: Memory | None) -> torch.Tensor:
+        """neighbours (rows, frames, 3 * hidden): each frame behind its two predecessors -> (rows, frames, hidden)"""
+        past, ends = (memory.convolution[1], memory.ends[1]) if memory else (None, None)
+        weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
         middle = self.first(neighbours)
-        past = None if memory is None else memory[1]
-        _, between = norm(middle, self.norm.weight, self.norm.bias, self.norm.eps, mish=True, spread=True, past=past)
-        if memory is not None:
-            memory[0], memory[1] = _last_inputs(neighbours, lengths), _last_inputs(between, lengths)
+        _, between = norm(middle, weight, bias, eps, mish=True, spread=True, past=past, lengths=lengths, ends=ends)
         return self.second(between)
 
 
@@ -164,13 +133,15 @@ class Block(nn.Module):
         memory is this block's part.
         """
         mask, lengths = (rows.mask, rows.lengths) if rows else (None, None)
-        heads, inputs = (memory.attention, memory.convolution) if memory else (None, None)
+        past, ends = (memory.convolution[0], memory.ends[0]) if memory else (None, None)
         attention, mlp, convolution = modulation.view(3, 3, -1)  # each: shift, 1 + scale, gate
         x, normed = norm(x, attention[1], attention[0], _EPS, pending)
-        mixed = self.attn(normed, mask, heads)
-        past = None if inputs is None else inputs[0]
-        x, neighbours = norm(x, convolution[1], convolution[0], _EPS, (attention[2], mixed), spread=True, past=past)
-        convolved = self.conv(neighbours, lengths, inputs)
+        mixed = self.attn(normed, mask, memory.attention if memory else None)
+        through = (attention[2], mixed)
+        x, neighbours = norm(
+            x, convolution[1], convolution[0], _EPS, through, spread=True, past=past, lengths=lengths, ends=ends
+        )
+        convolved = self.conv(neighbours, lengths, memory)
         x, normed = norm(x, mlp[1], mlp[0], _EPS, (convolution[2], convolved))
         return x, (mlp[2], self.mlp(normed))
 
@@ -246,7 +217,7 @@ class DiT(nn.Module):
         pending = None
         for index, block in enumerate(self.blocks):
             table = modulation[index * PER_BLOCK : (index + 1) * PER_BLOCK]
-            own = Memory(memory.attention[index], memory.convolution[index]) if memory else None
+            own = memory.of_block(index) if memory else None
             hidden, pending = block(hidden, pending, table, rows, own)
         return self.final_layer(hidden, pending, modulation[-PER_END:])
 
@@ -261,12 +232,3 @@ def _over_neighbours(convolution: nn.Module) -> nn.Linear:
     """A convolution over time as a linear layer over three frames side by side."""
     assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
     return _linear(convolution.weight.permute(0, 2, 1).flatten(1).contiguous(), convolution.bias)
-
-
-def _last_inputs(neighbours: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """The last two frames of each row, which lie beside each other: (rows, frames, 3 * hidden) -> (rows, 2, hidden)"""
-    if lengths is None:
-        last = neighbours[:, -1]
-    else:
-        last = neighbours[torch.arange(len(neighbours), device=lengths.device), lengths - 1]
-    return last.unflatten(1, (KERNEL, -1))[:, 1:]

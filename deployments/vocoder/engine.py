@@ -44,7 +44,7 @@ class Engine:
         self.scheduler = Scheduler(
             {
                 "clip": Lane(synthesizer.synthesize_batch, self._clips_at_once),
-                "open": Lane(self._open, lambda: limits.batch),
+                "open": Lane(self._open, lambda: 1),
                 "chunk": Lane(self._advance, lambda: limits.batch, repeatable=False),
             }
         )

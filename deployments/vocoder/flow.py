@@ -77,7 +77,7 @@ class Flow(nn.Module):
 
     def speaker(self, embedding: torch.Tensor) -> torch.Tensor:
         """(batch, width) -> (batch, bands)"""
-        return self.spk_embed_affine_layer(F.normalize(embedding, dim=1))
+        return self.spk_embed_affine_layer(F.normalize(embedding, dim=1).to(self.spk_embed_affine_layer.weight.dtype))
 
 
 def align_mel(mel: torch.Tensor, frames: int) -> torch.Tensor:

@@ -41,15 +41,18 @@ def norm(
     mish: bool = False,
     spread: bool = False,
     past: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+    ends: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A sum, its LayerNorm, and what the next matrix product wants of that.
 
     x (rows, frames, width); gated: a gate (width,) and a branch like x to be added; scale and shift (width,); mish:
     apply it after the norm; spread: lay each frame behind its two predecessors, (rows, frames, 3 * width), where
-    before the first frame comes past (rows, 2, width), or zeros. -> the sum, and the result
+    before the first frame comes past (rows, 2, width), or zeros. Then, if there are ends (rows, 2, width), each row's
+    last two frames are written there; lengths (rows,) say where rows end that are padded. -> the sum, and the result
     """
     if x.is_cuda:
-        return _kernels().norm(x, scale, shift, eps, gated, mish, spread, past)
+        return _kernels().norm(x, scale, shift, eps, gated, mish, spread, past, lengths, ends)
     summed = x if gated is None else torch.addcmul(x, gated[0], gated[1])
     out = F.layer_norm(summed, summed.shape[-1:], scale, shift, eps)
     out = F.mish(out) if mish else out
@@ -57,6 +60,10 @@ def norm(
         frames = out.shape[1]
         out = F.pad(out, (0, 0, CONTEXT, 0)) if past is None else torch.cat([past, out], dim=1)
         out = torch.cat([out[:, shifted : shifted + frames] for shifted in range(CONTEXT + 1)], dim=2)
+        if ends is not None:
+            rows = torch.arange(len(out), device=out.device)
+            last = out[:, -1] if lengths is None else out[rows, lengths - 1]
+            ends[:] = last.unflatten(1, (CONTEXT + 1, -1))[:, 1:]
     return summed, out
 
 

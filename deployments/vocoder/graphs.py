@@ -36,7 +36,7 @@ class Graphs:
     """
 
     def __init__(
-        self, device: torch.device, scratch: Mapping[str, int] | None = None, limit: int = 128, wanted: bool = True
+        self, device: torch.device, scratch: Mapping[str, int] | None = None, limit: int = 256, wanted: bool = True
     ) -> None:
         self.enabled = wanted and device.type == "cuda"
         self._limit = limit

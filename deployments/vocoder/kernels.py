@@ -84,6 +84,8 @@ def _norm(
     scale,
     shift,
     past,
+    lengths,
+    ends,
     out,
     frames,
     width,
@@ -92,6 +94,8 @@ def _norm(
     MISH: tl.constexpr,
     SPREAD: tl.constexpr,
     PAST: tl.constexpr,
+    ENDS: tl.constexpr,
+    UNEVEN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     index = tl.program_id(0).to(tl.int64)
@@ -113,6 +117,13 @@ def _norm(
         normed = normed * (1 - 2 / (growth * growth + 1))
     if SPREAD:
         row, frame = index // frames, index % frames
+        length = frames
+        if UNEVEN:
+            length = tl.load(lengths + row).to(tl.int32)
+        end = ends + row * 2 * width + column
+        if ENDS:
+            tl.store(end + width, normed, mask=column < tl.where(frame == length - 1, width, 0))
+            tl.store(end, normed, mask=column < tl.where(frame == length - 2, width, 0))
         own = out + index * 3 * width + column
         tl.store(own + 2 * width, normed, mask=inside)
         tl.store(own + 4 * width, normed, mask=column < tl.where(frame + 1 < frames, width, 0))
@@ -126,6 +137,8 @@ def _norm(
             tl.store(own, older, mask=inside)
             tl.store(own + width, newer, mask=inside)
             tl.store(own + 3 * width, newer, mask=column < tl.where(frames > 1, width, 0))
+            if ENDS:
+                tl.store(end, newer, mask=column < tl.where(length == 1, width, 0))
     else:
         tl.store(out + index * width + column, normed, mask=inside)
 
@@ -139,6 +152,8 @@ def norm(
     mish: bool,
     spread: bool,
     past: torch.Tensor | None,
+    lengths: torch.Tensor | None,
+    ends: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See fused.norm."""
     rows, frames, width = x.shape
@@ -153,6 +168,8 @@ def norm(
         scale,
         shift,
         x if past is None else past,
+        x if lengths is None else lengths,
+        x if ends is None else ends,
         out,
         frames,
         width,
@@ -161,6 +178,8 @@ def norm(
         MISH=mish,
         SPREAD=spread,
         PAST=past is not None,
+        ENDS=ends is not None,
+        UNEVEN=lengths is not None,
         BLOCK=triton.next_power_of_2(width),
         num_warps=4,
     )

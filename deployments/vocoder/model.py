@@ -44,8 +44,8 @@ class Utterance:
 class Settings:
     """How the models are run.
 
-    dtype: of the estimator's weights and activations; hift_dtype: of HiFT's between its source and its spectrum; all
-    else is float32. budget: sizes of batches.
+    dtype: of the flow's weights and activations; hift_dtype: of HiFT's between its source and its spectrum; all else is
+    float32. budget: sizes of batches.
     conformer_tokens: how many of its past tokens (25 a second, the prompt's included) a stream's conformer attends
     to; None, as published, for all of them. graphs: whether to use CUDA graphs where there is a GPU.
     """
@@ -84,7 +84,7 @@ class Synthesizer:
         sizes, dtype, budget = self.flow.sizes.dit, self.settings.dtype, self.settings.budget
         conformer = self.flow.sizes.conformer
         frame = (Stream.size(1, sizes, dtype) - Stream.size(0, sizes, dtype)) // STEPS
-        layer = 2 * conformer.hidden * torch.float32.itemsize * budget.recall
+        layer = 2 * conformer.hidden * dtype.itemsize * budget.recall
         tokens, frames = conformer.blocks * layer, conformer.up_blocks * conformer.upsample * layer
         return {"memory": budget.remember * frame, "tokens": tokens, "frames": frames}
 

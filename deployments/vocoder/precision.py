@@ -1,9 +1,9 @@
 """Arithmetic that a vocoder may be run with.
 
 ``float32`` is exact. ``tf32`` lets matrix products drop mantissa bits, GPUs of Ampere and later only. ``float16`` and
-``bfloat16`` keep the estimator's weights and activations in half precision, and the former those of HiFT's
-convolutions, which tf32 rounds as coarsely. Everything else is as with tf32: the solver's sums, the conformer, pitch,
-source and spectrum. docs/vocoder.md has the errors of each.
+``bfloat16`` keep the flow's weights and activations in half precision, and the former those of HiFT's convolutions,
+which tf32 rounds as coarsely. Everything else is as with tf32: the solver's sums, pitch, source and spectrum.
+docs/vocoder.md has the errors of each.
 """
 
 import torch
@@ -23,7 +23,7 @@ def choose(precision: str, device: torch.device) -> str:
 
 
 def apply(precision: str) -> tuple[torch.dtype, torch.dtype]:
-    """Set up this process for a precision and return the estimator's and HiFT's types."""
+    """Set up this process for a precision and return the flow's and HiFT's types."""
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
-    estimator = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
-    return estimator, torch.float16 if precision == "float16" else torch.float32
+    flow = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
+    return flow, torch.float16 if precision == "float16" else torch.float32

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from deployments.vocoder.batches import batch_rows, padded, rendered_frames, split
+from deployments.vocoder.batches import batch_rows, rendered, rendered_frames, split
 from deployments.vocoder.graphs import Graphs
 from deployments.vocoder.hift import Hift
 from deployments.vocoder.noise import Noise
@@ -50,7 +50,7 @@ class Renderer:
 
     def clips(self, passages: list[Passage]) -> list[torch.Tensor]:
         """Samples (480 * n,) of each mel."""
-        return [rendered.samples for rendered in self._render(passages)]
+        return [heard.samples for heard in self._render(passages)]
 
     def chunk(self, passages: list[Passage], last: list[bool]) -> list[tuple[torch.Tensor, Ending]]:
         """The streams' next samples, and their new endings.
@@ -60,12 +60,12 @@ class Renderer:
         the last 480 * (n + 8).
         """
         results = []
-        for passage, rendered, final in zip(passages, self._render(passages), last, strict=True):
-            samples, held = rendered.samples, OVERLAP * self._frame
+        for passage, heard, final in zip(passages, self._render(passages), last, strict=True):
+            samples, held = heard.samples, OVERLAP * self._frame
             if passage.ending is not None:
                 samples = self._cross_fade(passage.ending.samples, samples)
             mel = _joined(passage)
-            ending = Ending(mel[-OVERLAP:].clone(), rendered.source[-held:].clone(), samples[-held:].clone())
+            ending = Ending(mel[-OVERLAP:].clone(), heard.source[-held:].clone(), samples[-held:].clone())
             results.append((samples if final else samples[:-held], ending))
         return results
 
@@ -78,17 +78,16 @@ class Renderer:
     def _render(self, passages: list[Passage]) -> list[_Rendered]:
         lengths = [len(_joined(passage)) for passage in passages]
         results: dict[int, _Rendered] = {}
-        for group in split(lengths, padded, self._budget):
-            rendered = self._batch([passages[index] for index in group], [lengths[index] for index in group])
-            results |= dict(zip(group, rendered, strict=True))
+        for group in split(lengths, rendered, self._budget):
+            heard = self._batch([passages[index] for index in group], [lengths[index] for index in group])
+            results |= dict(zip(group, heard, strict=True))
         return [results[index] for index in range(len(passages))]
 
     def _batch(self, passages: list[Passage], lengths: list[int]) -> list[_Rendered]:
         rows, frames = len(passages), max(lengths)
-        size = rendered_frames(frames) if self._graphs.enabled else None
-        graphed = size is not None
-        if size is not None:
-            rows, frames = batch_rows(rows), size
+        graphed = self._graphs.enabled and batch_rows(rows) * rendered_frames(frames) <= self._budget
+        if graphed:
+            rows, frames = batch_rows(rows), rendered_frames(frames)
         mel = stack([_joined(passage) for passage in passages], frames, rows)
         noise = stack([self._noise(passage) for passage in passages], frames * self._frame, rows)
         empty = mel.new_zeros(0)

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 
-from deployments.vocoder.dit import Memory, Rows
 from deployments.vocoder.flow import Flow
 from deployments.vocoder.graphs import Function, Graphs
+from deployments.vocoder.memory import Memory, Rows
 
 STEPS = 10
 
@@ -26,7 +26,7 @@ class Recall(Protocol):
 class Solver:
     """Runs a flow's estimator.
 
-    Folds the estimator, which therefore serves one solver only. Its weights and activations take ``dtype``; what the
+    Folds the estimator, so a flow serves one solver only. The flow's weights and activations take ``dtype``; what the
     steps add up to stays in float32.
     """
 
@@ -38,7 +38,7 @@ class Solver:
         times = euler_times().to(flow.encoder_proj.weight.device)
         self._intervals = times.diff()
         self._modulation = self._estimator.fold(times[:-1]).to(dtype)
-        self._estimator.to(dtype)
+        flow.to(dtype)
 
     def solve(
         self,
@@ -65,7 +65,7 @@ class Solver:
                 (x,) = run(self._step, *place)
                 continue
             memory = recall.read(step)
-            x, *completed = run(self._step_of_stream, *place, memory.attention, memory.convolution)
+            x, *completed = run(self._step_of_stream, *place, memory.attention, memory.convolution, memory.ends)
             recall.write(step, Memory(*completed))
         return x.clone() if graphed else x
 
@@ -100,10 +100,11 @@ class Solver:
         lengths: torch.Tensor | None,
         attention: torch.Tensor,
         convolution: torch.Tensor,
+        ends: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        memory = Memory(attention, convolution)
+        memory = Memory(attention, convolution, ends)
         velocity = self._estimator(x, condition, modulation, _rows(mask, lengths), memory)
-        return self._moved(x, velocity, interval), attention, convolution
+        return self._moved(x, velocity, interval), attention, convolution, ends
 
     def _moved(self, x: torch.Tensor, velocity: torch.Tensor, interval: torch.Tensor) -> torch.Tensor:
         given, free = velocity.float().chunk(2)

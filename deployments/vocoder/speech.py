@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.errors import InvalidInputError
+from deployments.errors import StageError
 from deployments.types import SAMPLE_RATE, Reference
 from deployments.vocoder.chunks import Chunk, Chunks
 from deployments.vocoder.engine import Engine
@@ -42,7 +42,7 @@ class Intake:
             self._changed.set()
 
     async def opening(self) -> np.ndarray:
-        """The first group of codes. Raises InvalidInputError if the source ends without any."""
+        """The first group of codes. Raises StageError if the source ends without any."""
         while (codes := self._chunks.opening()) is None:
             await self._more()
         return codes
@@ -64,7 +64,7 @@ class Intake:
         """Wait for codes, the end, or the source's failure."""
         if self._task.done():
             self._task.result()
-            raise InvalidInputError("the language model gave no audio codes", None, "audio_codes_empty")
+            raise StageError("the language model gave no audio codes")
         self._changed.clear()
         await self._changed.wait()
         if self._task.done():

@@ -11,10 +11,10 @@ from dataclasses import replace as changed
 import torch
 
 from deployments.vocoder.conformer import ConformerMemory
-from deployments.vocoder.dit import Memory
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Voice
 from deployments.vocoder.fused import CONTEXT
 from deployments.vocoder.graphs import Graphs
+from deployments.vocoder.memory import Memory
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.render import Ending
 from deployments.vocoder.sizes import DiTSizes
@@ -141,12 +141,13 @@ class StreamRecall:
         parts += [torch.zeros_like(parts[0])] * (self._rows - len(parts))
         for row, stream in enumerate(self._streams):
             self._attention[:, :, :, row, :, : stream.frames] = stream.attention[step][..., : stream.frames, :]
-        return Memory(self._attention.flatten(2, 3), torch.stack(parts, dim=3).flatten(2, 3))
+        convolution = torch.stack(parts, dim=3).flatten(2, 3)
+        return Memory(self._attention.flatten(2, 3), convolution, torch.empty_like(convolution))
 
     def write(self, step: int, memory: Memory) -> None:
         """Give every stream its part of what is new."""
         attention = memory.attention[..., self._before :, :].unflatten(2, (_BOTH, self._rows))
-        convolution = memory.convolution.unflatten(2, (_BOTH, self._rows))
+        convolution = memory.ends.unflatten(2, (_BOTH, self._rows))
         for row, (stream, frames) in enumerate(zip(self._streams, self._frames, strict=True)):
             stream.remember_frames(step, attention[:, :, :, row, :, :frames])
             stream.convolution[step] = convolution[:, :, :, row]

@@ -11,14 +11,13 @@ from deployments.vocoder.batches import (
     batch_rows,
     chunk_frames,
     clip_frames,
-    padded,
     remembered,
     remembered_frames,
     split,
 )
 from deployments.vocoder.chunks import Chunk
-from deployments.vocoder.dit import Rows
 from deployments.vocoder.flow import FRAMES_PER_PAIR, Flow
+from deployments.vocoder.memory import Rows
 from deployments.vocoder.pairs import to_pairs
 from deployments.vocoder.render import Passage, Renderer
 from deployments.vocoder.rows import stack
@@ -61,8 +60,8 @@ class Streamer:
             _Turn(stream, torch.cat([stream.voice.pairs, self._pairs(first)]), False, stream.voice.mel)
             for stream, first in zip(streams, codes, strict=True)
         ]
-        for group in split([stream.prompt for stream in streams], padded, self._budget.solve // 2):
-            self._batch([turns[index] for index in group])
+        for turn in turns:  # one at a time: on a GPU as graphs, which takes less than a batch that cannot be one
+            self._batch([turn])
 
     def advance(self, streams: list[Stream], chunks: list[Chunk]) -> list[np.ndarray]:
         """The next samples (n,) of each stream; Renderer.chunk says how many."""
@@ -112,12 +111,12 @@ class Streamer:
 
     def _shape(self, frames: list[int], seen: list[int]) -> _Shape:
         """The padded shape of a batch: few different ones on a GPU, no padding beyond the longest elsewhere."""
-        opening, once = seen[0] == 0, clip_frames(frames[0])
-        if not self._solver.graphs.enabled or (opening and (len(frames) > 1 or once > self._budget.remember)):
+        opening = max(seen) == 0
+        rows, before = batch_rows(len(frames)), remembered_frames(max(seen))
+        longest = clip_frames(max(frames)) if opening else chunk_frames(max(frames))
+        if not self._solver.graphs.enabled or rows * (before + longest) > self._budget.remember:
             return _Shape(len(frames), max(frames), max(seen), False)
-        if opening:
-            return _Shape(1, once, 0, True)
-        return _Shape(batch_rows(len(frames)), chunk_frames(max(frames)), remembered_frames(max(seen)), True)
+        return _Shape(rows, longest, before, True)
 
     def _padding(self, shape: _Shape, frames: list[int], seen: list[int]) -> Rows | None:
         missing = shape.rows - len(frames)

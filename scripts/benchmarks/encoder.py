@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample, trim_silence
+from deployments.encoder.audio import TOKEN_RATE, normalize_energy, prepare, resample_all, trim_silence
 from deployments.encoder.blocks import Layers
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.load import gpu_layers, lower_precision, set_precision
@@ -149,8 +149,8 @@ class Bench:
     def parts(self, clips: list[Clip]) -> dict[str, Callable[[], Any]]:
         """What encode_batch does, apart."""
         encoder, rates = self.encoder, [clip.sample_rate for clip in clips]
-        signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
-        at16 = [resample(signal, rate, TOKEN_RATE) for signal, rate in zip(signals, rates, strict=True)]
+        signals = [torch.tensor(prepare(clip), device=self.device) for clip in clips]
+        at16 = resample_all(signals, rates, TOKEN_RATE)
         speech = trim_silence([normalize_energy(signal) for signal in at16])
         return {
             "vq02": partial(encoder.vq02, speech),
@@ -162,8 +162,8 @@ class Bench:
 
     def prepare(self, clips: list[Clip]) -> list[Tensor]:
         """Clips as the tokenizers take them: 16 kHz, trimmed."""
-        signals = [torch.from_numpy(prepare(clip)).to(self.device) for clip in clips]
-        at16 = [resample(signal, clip.sample_rate, TOKEN_RATE) for signal, clip in zip(signals, clips, strict=True)]
+        signals = [torch.tensor(prepare(clip), device=self.device) for clip in clips]
+        at16 = resample_all(signals, [clip.sample_rate for clip in clips], TOKEN_RATE)
         return trim_silence([normalize_energy(signal) for signal in at16])
 
     def profile(self) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from deployments.llm.model import bytes_per_token
+from deployments.llm.loading import Options, make_runner
 from deployments.llm.runner import Result, Runner
 from deployments.llm.step1 import Step1Config, Step1ForCausalLM
 from deployments.types import Sampling
-from scripts.benchmarks.llm_models import SIZES, random_runner
+from scripts.benchmarks.llm_models import SIZES, VOCABULARY, random_weights
 
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.0e12, "L40S": 0.864e12}
 """Bytes per second of a GPU's memory, from its data sheet."""
@@ -31,11 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="compare the linear layers' kernels")
     parser.add_argument("--check", action="store_true", help="compare the GPU's decoder with plain torch")
     parser.add_argument("--profile", action="store_true", help="where a decoding step's time goes")
+    parser.add_argument("--plans", action="store_true", help="compare ways to cut 4-bit products up")
+    parser.add_argument("--no-overlap", action="store_true", help="let every kernel wait for the end of the one ahead")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the tables and return their figures."""
-    if arguments.kernels or arguments.check or arguments.profile:
+    if arguments.kernels or arguments.check or arguments.profile or arguments.plans:
         from scripts.benchmarks import llm_kernels  # needs triton, which CPUs lack
 
         return llm_kernels.run(arguments)
@@ -62,6 +64,7 @@ class Bench:
         self.batches = arguments.batches or ([1, 4, 8, 16, 32] if on_gpu else [1, 8])
         self.steps = arguments.steps or (100 if on_gpu else 20)
         self.prompt = arguments.prompt
+        self.overlap = not arguments.no_overlap
         self.machine = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
         self.peak = next((rate for name, rate in BANDWIDTH.items() if name in self.machine), None)
 
@@ -74,11 +77,12 @@ class Bench:
     def variant(self, variant: str) -> list[dict[str, Any]]:
         """Every batch of one variant."""
         before = self.allocated()
+        weights = random_weights(self.config, variant, self.device, self.overlap)
+        held = self.allocated() - before
         length = self.prompt + 2 * self.steps + 64
-        runner = random_runner(self.config, variant, self.device, max(self.batches), length)
-        cache = runner.slots * length * bytes_per_token(self.config, torch.bfloat16)
-        held = self.allocated() - before - cache if self.device.type == "cuda" else 0
-        print(f"\n{variant}: weights and graphs {held / 1e9:.2f} GB, peak {self.peak_memory() / 1e9:.2f} GB")
+        options = Options(max(self.batches), length, overlap=self.overlap)
+        runner = make_runner(weights, VOCABULARY, options)
+        print(f"\n{variant}: weights {held / 1e9:.2f} GB, peak with cache and graphs {self.peak_memory() / 1e9:.2f} GB")
         print(f"{'batch':>6} {'ms/step':>8} {'tokens/s':>9} {'TB/s':>6} {'share':>6} {'prefill ms':>11}")
         rows = []
         for batch in self.batches:
@@ -89,7 +93,7 @@ class Bench:
             share = f"{rate / self.peak:6.0%}" if self.peak else "     -"
             print(f"{batch:6} {step * 1e3:8.2f} {batch / step:9.0f} {rate / 1e12:6.2f} {share} {prefill * 1e3:11.1f}")
             rows.append(row)
-        del runner
+        del runner, weights
         self.release()
         return rows
 

@@ -7,6 +7,8 @@ of a whole model do.
 import argparse
 import copy
 import itertools
+import operator
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +19,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from deployments.llm import model
 from deployments.llm.kernels.elementwise import matvec_kernel
-from deployments.llm.kernels.linear import Launch, Normed, QuantisedLinear, Workspace, plan
+from deployments.llm.kernels.linear import DenseLinear, Launch, Normed, QuantisedLinear, Workspace, plan, planner
 from deployments.llm.loading import Options, make_runner
 from deployments.llm.runner import Runner
 from deployments.llm.step1 import Step1Config
 from deployments.llm.weights import Weights
 from deployments.types import Sampling
+from scripts.benchmarks.llm import decode
 from scripts.benchmarks.llm_models import SIZES, VOCABULARY, random_int4, random_matrix, random_nf4, random_weights
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
@@ -39,6 +42,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         figures["check"] = [check(config, variant) for variant in arguments.variants]
     if arguments.profile:
         figures["profile"] = [profile_steps(config, variant, arguments) for variant in arguments.variants]
+    if arguments.plans:
+        figures["plans"] = [compare_plans(config, variant, arguments.prompt) for variant in arguments.variants]
     if arguments.kernels:
         figures["kernels"] = compare_kernels(config)
     return figures
@@ -51,7 +56,7 @@ def check(config: Step1Config, variant: str) -> dict[str, Any]:
     config = copy.copy(config)
     config.num_hidden_layers = 4
     weights = random_weights(config, variant, CUDA)
-    prompt = torch.randint(700, 5000, (600,)).tolist()
+    prompt = torch.randint(700, 5000, (700,)).tolist()
     ours = make_runner(weights, VOCABULARY, Options(slots=4, max_length=1024))
     cache = model.allocate(config, 4, 1024, CUDA, torch.bfloat16)
     plain = Runner(model.SlotModel(weights, model.TorchOps(config, cache)), cache, VOCABULARY)
@@ -67,8 +72,30 @@ def check(config: Step1Config, variant: str) -> dict[str, Any]:
     decode_error = decode_difference(ours, plain)
     result = {"variant": variant, "prefill": error, "decode": decode_error, "first_codes_equal": tokens[0] == tokens[1]}
     print(f"check {variant}: relative error of hidden states: prefill {error:.4f}, decode {decode_error:.4f}; {tokens}")
+    overlapped, apart = (generate(weights, prompt, overlap) for overlap in (True, False))
+    result["overlap_equal"] = sum(map(operator.eq, overlapped, apart)) / len(apart)
+    print(f"check {variant}: {result['overlap_equal']:.1%} of {len(apart)} codes the same with and without overlap")
     assert error < 0.03 and decode_error < 0.03, result
     return result
+
+
+def generate(weights: Weights, prompt: list[int], overlap: bool, steps: int = 100) -> list[int]:
+    """Codes of four requests through captured steps, two of them joining later."""
+    for layer in weights.layers:
+        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+            assert isinstance(linear, DenseLinear | QuantisedLinear)
+            linear.workspace.overlap = overlap
+    runner = make_runner(weights, VOCABULARY, Options(slots=4, max_length=1024, overlap=overlap))
+    codes: list[int] = []
+    for slots in ((0,), (1,), (2, 3)):
+        for slot in slots:
+            runner.begin(slot, Sampling(seed=slot), prompt[: 200 * slot + 50])
+            for start in range(0, 200 * slot + 50, 512):
+                runner.prefill(slot, prompt[start : min(200 * slot + 50, start + 512)], start)
+            codes += runner.first(slot).tokens()
+        for _ in range(steps):
+            codes += runner.decode(list(range(max(slots) + 1))).tokens()
+    return codes
 
 
 def last_hidden(runner: Runner, prompt: list[int]) -> torch.Tensor:
@@ -118,6 +145,51 @@ def profile_steps(config: Step1Config, variant: str, arguments: argparse.Namespa
     return figures
 
 
+PLANS = {
+    "as served": plan,
+    "256 programs": planner(programs=256),
+    "1024 programs": planner(programs=1024),
+    "3 stages": planner(stages=3),
+    "6 stages": planner(stages=6),
+    "8 rows": planner(narrow=8),
+    "128 outputs": planner(block_n=128),
+}
+
+
+def compare_plans(config: Step1Config, variant: str, prompt_length: int) -> dict[str, Any]:
+    """Milliseconds of a whole step, for one request and for 32, by how 4-bit products are cut up."""
+    weights = random_weights(config, variant, CUDA)
+    prompt = torch.randint(700, 5000, (prompt_length,)).tolist()
+    figures: dict[str, Any] = {"variant": variant}
+    for name, candidate in PLANS.items():
+        for layer in weights.layers:
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                assert isinstance(linear, QuantisedLinear)
+                linear.plan = candidate
+        figures[name] = [time_steps(weights, prompt, batch) for batch in (1, 32)]
+        print(
+            f"{variant} {name:14} batch 1: {figures[name][0]:6.3f} ms, batch 32: {figures[name][1]:6.3f} ms", flush=True
+        )
+    return figures
+
+
+def time_steps(weights: Weights, prompt: list[int], batch: int, steps: int = 60) -> float:
+    """Milliseconds of one step of ``batch`` requests."""
+    runner = make_runner(weights, VOCABULARY, Options(batch, 1024, chunk=32, deterministic=True))
+    for slot in range(batch):
+        runner.begin(slot, Sampling(seed=slot), prompt)
+        for start in range(0, len(prompt), 32):
+            runner.prefill(slot, prompt[start : start + 32], start)
+        runner.first(slot).tokens()
+    slots = list(range(batch))
+    decode(runner, slots, 5)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    decode(runner, slots, steps)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / steps * 1e3
+
+
 @dataclass(frozen=True)
 class Timed:
     """One kernel on one matrix."""
@@ -160,7 +232,7 @@ def candidates(out: int, inner: int, x: torch.Tensor) -> Iterator[tuple[str, flo
                 yield f"bf16 matvec rows {rows} block {block} warps {warps}", time_graph(calls, x)
     del matrices
     torch.cuda.empty_cache()
-    workspace = Workspace(CUDA, 1 << 23)
+    workspace = Workspace(CUDA, 1 << 23, overlap=False)
     many = copies(out * inner // 2)
     for kind in ("int4", "int4 asymmetric", "nf4"):
         layers = [QuantisedLinear(random_quantised(kind, out, inner), workspace) for _ in range(many)]
@@ -198,7 +270,7 @@ def matvec_call(matrix: torch.Tensor, rows: int, block: int, warps: int) -> Mult
 
     def call(x: torch.Tensor) -> torch.Tensor:
         y = torch.empty(1, out, dtype=x.dtype, device=x.device)
-        plain = {"GATED": False, "SCALED": 0, "ADDED": False, "P": 1}
+        plain = {"GATED": False, "SCALED": 0, "ADDED": False, "P": 1, "LINES": 1, "OVERLAP": False}
         shape = {"ROWS": rows, "BLOCK": block, "num_warps": warps}
         matvec_kernel[(-(-out // rows),)](x, matrix, y, y, y, y, y, y, out, 0.0, inner, **plain, **shape)
         return y

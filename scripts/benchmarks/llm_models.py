@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from deployments.llm.loading import Options, make_runner, place_for
+from deployments.llm.loading import place_for
 from deployments.llm.quantization import NF4_TABLE, Int4Weight, NF4Weight
-from deployments.llm.runner import Runner, Vocabulary
+from deployments.llm.runner import Vocabulary
 from deployments.llm.step1 import Step1Config
 from deployments.llm.weights import Layer, Matmul, Weight, Weights
 
@@ -50,10 +50,10 @@ def random_weight(variant: str, device: torch.device, dtype: torch.dtype) -> Cal
     return lambda out, inner: random_matrix(out, inner, device, dtype)
 
 
-def random_weights(config: Step1Config, variant: str, device: torch.device) -> Weights:
+def random_weights(config: Step1Config, variant: str, device: torch.device, overlap: bool = True) -> Weights:
     """A whole model, quantised matrices as they are served."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    make, place = random_weight(variant, device, dtype), place_for(device, dtype)
+    make, place = random_weight(variant, device, dtype), place_for(device, dtype, overlap)
     hidden, grouped = config.hidden_size, config.num_attention_groups * config.head_dim
 
     def linear(out: int, inner: int) -> Matmul:
@@ -75,8 +75,3 @@ def random_weights(config: Step1Config, variant: str, device: torch.device) -> W
     ]
     embedding, head = (random_matrix(config.vocab_size, hidden, device, dtype) for _ in range(2))
     return Weights(config, embedding, layers, norm(), head)
-
-
-def random_runner(config: Step1Config, variant: str, device: torch.device, slots: int, length: int) -> Runner:
-    """A runner that is ready to step."""
-    return make_runner(random_weights(config, variant, device), VOCABULARY, Options(slots, length))

@@ -10,28 +10,23 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 
-from deployments.types import AUDIO_CODES, GROUP_SECONDS, GROUP_SIZE, SAMPLE_RATE, VQ02_CODES, Reference
+from deployments.types import GROUP_SIZE
 from deployments.vocoder import precision
-from deployments.vocoder.chunks import SCHEDULE, Chunk, Chunks
-from deployments.vocoder.model import Settings, Synthesizer, Utterance
+from deployments.vocoder.chunks import SCHEDULE, Chunk
+from deployments.vocoder.model import Synthesizer, Utterance
 from deployments.vocoder.noise import Noise
 from deployments.vocoder.pairs import to_pairs
 from deployments.vocoder.render import Passage
-from deployments.vocoder.sizes import PUBLISHED_FLOW, PUBLISHED_HIFT
 from deployments.vocoder.stream import Stream
 from deployments.vocoder.warmup import warm_up
-from deployments.vocoder.weights import build
-from scripts.checkpoints import flow, hift
-from scripts.checkpoints.presets import PRESETS, Preset
-from scripts.checkpoints.weights import Source
-
-SEED = 1
+from scripts.benchmarks.vocoder_models import Plan, make, make_chunks, make_utterance
+from scripts.checkpoints.presets import PRESETS
 
 
 @dataclass
@@ -43,22 +38,6 @@ class Table:
     def add(self, name: str, value: float, unit: str) -> None:
         self.rows[name] = (value, unit)
         print(f"  {name:<64} {value:>12.4g} {unit}", flush=True)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much to measure."""
-
-    preset: Preset
-    device: torch.device
-    repeats: int
-    prompt_s: float
-    clips_s: tuple[float, ...]
-    batch: tuple[int, float]
-    stream_s: float
-    streams: tuple[int, ...]
-    precisions: tuple[str, ...]
-    brief: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +53,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     plan = _plan(arguments)
     synthesizer = measure(plan, table)
     if arguments.profile:
+        precision.apply(plan.precisions[-1])
         profile(plan, synthesizer)
     return {name: value for name, (value, _) in table.rows.items()}
 
@@ -107,10 +87,10 @@ def measure(plan: Plan, table: Table) -> Synthesizer:
         with _timer(plan) as taken:
             warm_up(synthesizer, SCHEDULE)
         table.add(f"{chosen}: warm-up", taken(), "s")
+        memory(plan, synthesizer, chosen, table)
         whole_clips(plan, synthesizer, chosen, table)
         batch(plan, synthesizer, chosen, table)
         stages(plan, synthesizer, chosen, table)
-        memory(plan, chosen, table)
         streams(plan, synthesizer, chosen, plan.streams, table)
     if not plan.brief:
         batch_agrees(plan, synthesizer, table)
@@ -128,47 +108,10 @@ def baseline(plan: Plan, table: Table) -> tuple[np.ndarray, ...]:
     return exact
 
 
-def make(plan: Plan, chosen: str, graphs: bool, conformer_tokens: int | None = None) -> Synthesizer:
-    """A synthesizer with random weights on the device."""
-    gc.collect()
-    if plan.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    sizes, hift_sizes = plan.preset.flow, plan.preset.hift
-    conformer = replace(
-        PUBLISHED_FLOW.conformer,
-        input=sizes.width,
-        hidden=sizes.width,
-        heads=sizes.heads,
-        feed_forward=sizes.ffn,
-        blocks=sizes.blocks,
-        up_blocks=sizes.up_blocks,
-    )
-    dit = replace(
-        PUBLISHED_FLOW.dit,
-        hidden=sizes.dit_width,
-        heads=sizes.dit_heads,
-        head_dim=sizes.dit_head_dim,
-        depth=sizes.dit_depth,
-        mlp=4 * sizes.dit_width,
-    )
-    models = build(
-        replace(PUBLISHED_FLOW, embedding=sizes.width // 2, conformer=conformer, dit=dit),
-        replace(PUBLISHED_HIFT, channels=hift_sizes.channels, f0_channels=hift_sizes.f0_channels),
-    )
-    device = str(plan.device)
-    models[0].load_state_dict(flow.state(sizes, Source(SEED, "flow.pt", device)), assign=True)
-    models[1].load_state_dict(hift.state(hift_sizes, Source(SEED, "hift.pt", device)), assign=True)
-    settings = Settings(*precision.apply(chosen), graphs, conformer_tokens=conformer_tokens)
-    for model in models:
-        model.requires_grad_(False).to(plan.device)
-    return Synthesizer(*models, settings)
-
-
 def whole_clips(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
     """One clip at a time."""
     for seconds in plan.clips_s:
-        taken = timed(plan, partial(synthesizer.synthesize_batch, [_utterance(plan, seconds, 0)]))
+        taken = timed(plan, partial(synthesizer.synthesize_batch, [make_utterance(plan, seconds, 0)]))
         table.add(f"{name}: {seconds:g} s of audio, alone", 1000 * taken, "ms")
 
 
@@ -177,7 +120,7 @@ def stages(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> Non
     """The parts of the time, for one clip and for a batch."""
     count, seconds = plan.batch
     for rows in (1, count):
-        utterances = [_utterance(plan, seconds, seed) for seed in range(rows)]
+        utterances = [make_utterance(plan, seconds, seed) for seed in range(rows)]
         tokens = [to_pairs(np.concatenate([each.reference.codes, each.codes])).to(plan.device) for each in utterances]
         passages = [Passage(mel, Noise(0)) for mel in synthesizer.mels(utterances)]
         work: dict[str, Callable[[], object]] = {
@@ -193,7 +136,7 @@ def stages(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> Non
 def profile(plan: Plan, synthesizer: Synthesizer) -> None:
     """Kernels of one clip and of one stream, by time."""
     count, seconds = plan.batch
-    utterances = [_utterance(plan, seconds, seed) for seed in range(count)]
+    utterances = [make_utterance(plan, seconds, seed) for seed in range(count)]
     for work in (
         partial(synthesizer.synthesize_batch, utterances[:1]),
         partial(synthesizer.synthesize_batch, utterances),
@@ -208,7 +151,7 @@ def profile(plan: Plan, synthesizer: Synthesizer) -> None:
 def batch(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
     """A batch of clips."""
     count, seconds = plan.batch
-    utterances = [_utterance(plan, seconds, seed) for seed in range(count)]
+    utterances = [make_utterance(plan, seconds, seed) for seed in range(count)]
     taken = timed(plan, partial(synthesizer.synthesize_batch, utterances))
     table.add(f"{name}: {seconds:g} s of audio, per clip in a batch of {count}", 1000 * taken / count, "ms")
 
@@ -228,9 +171,9 @@ def streams(plan: Plan, synthesizer: Synthesizer, name: str, counts: tuple[int, 
 
 
 def _stream_run(plan: Plan, synthesizer: Synthesizer, count: int) -> list[float]:
-    utterances = [_utterance(plan, plan.stream_s, seed) for seed in range(count)]
+    utterances = [make_utterance(plan, plan.stream_s, seed) for seed in range(count)]
     running = [synthesizer.stream(utterance.reference, utterance.seed) for utterance in utterances]
-    chunks = [_chunks(utterance.codes) for utterance in utterances]
+    chunks = [make_chunks(utterance.codes) for utterance in utterances]
     with _timer(plan) as opening:
         synthesizer.open(running, [utterance.codes[:GROUP_SIZE] for utterance in utterances])
     steps = [opening()]
@@ -241,20 +184,27 @@ def _stream_run(plan: Plan, synthesizer: Synthesizer, count: int) -> list[float]
     return steps
 
 
-def memory(plan: Plan, name: str, table: Table) -> None:
-    """Of this process on the GPU, streams included."""
-    if plan.device.type == "cuda":
-        table.add(f"{name}: memory held", torch.cuda.memory_reserved() / 2**30, "GiB")
-        table.add(f"{name}: memory allocated at most", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+def memory(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
+    """Of this process on the GPU: weights, graphs, and what one clip and one stream take."""
+    if plan.device.type != "cuda":
+        return
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    table.add(f"{name}: memory held when idle", torch.cuda.memory_reserved() / 2**30, "GiB")
+    synthesizer.synthesize_batch([make_utterance(plan, plan.batch[1], 0)])
+    table.add(f"{name}: memory held at most, one clip", torch.cuda.max_memory_reserved() / 2**30, "GiB")
+    _stream_run(plan, synthesizer, 1)
+    table.add(f"{name}: memory held at most, one clip and a stream", torch.cuda.max_memory_reserved() / 2**30, "GiB")
 
 
 def mel_of(synthesizer: Synthesizer, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Mel of a whole clip and of a stream, for comparisons."""
-    utterance = _utterance(plan, plan.clips_s[0], 0)
+    utterance = make_utterance(plan, plan.clips_s[0], 0)
     mel = _whole_mel(synthesizer, utterance)
     stream = synthesizer.stream(utterance.reference, utterance.seed)
     synthesizer.open([stream], [utterance.codes[:GROUP_SIZE]])
-    return mel, np.concatenate([_stream_mel(synthesizer, stream, chunk) for chunk in _chunks(utterance.codes)])
+    return mel, np.concatenate([_stream_mel(synthesizer, stream, chunk) for chunk in make_chunks(utterance.codes)])
 
 
 @torch.inference_mode()
@@ -271,14 +221,16 @@ def wave_error(plan: Plan, name: str, exact: np.ndarray, synthesizer: Synthesize
     """How far the samples are from the baseline's, given the same mel: as a signal-to-noise ratio."""
     samples = heard(synthesizer, plan)
     ratio = 10 * np.log10((exact**2).sum() / max(((samples - exact) ** 2).sum(), 1e-20))
-    table.add(f"{name}: samples of the same mel, signal to error", float(ratio), "dB")
+    table.add(f"{name}: samples of the same mel and source, signal to error", float(ratio), "dB")
 
 
 @torch.inference_mode()
 def heard(synthesizer: Synthesizer, plan: Plan) -> np.ndarray:
-    """Samples of a mel that does not depend on the flow."""
-    mel = torch.from_numpy(np.random.default_rng(7).normal(-5, 2, (300, 80)).astype(np.float32)).to(plan.device)
-    return synthesizer.renderer.clips([Passage(mel, Noise(0))])[0].cpu().numpy()
+    """Samples of a mel and a source that depend on no model: errors of pitch would only shift phases."""
+    random = np.random.default_rng(7)
+    mel = torch.from_numpy(random.normal(-5, 2, (1, 80, 300)).astype(np.float32)).to(plan.device)
+    source = torch.from_numpy(random.normal(0, 0.05, (1, 300 * 480)).astype(np.float32)).to(plan.device)
+    return synthesizer.hift(mel, source)[0].cpu().numpy()
 
 
 def error(name: str, exact: tuple[np.ndarray, ...], found: tuple[np.ndarray, ...], table: Table) -> None:
@@ -293,7 +245,7 @@ def error(name: str, exact: tuple[np.ndarray, ...], found: tuple[np.ndarray, ...
 
 def batch_agrees(plan: Plan, synthesizer: Synthesizer, table: Table) -> None:
     """Mel of clips of different lengths in one batch against each alone."""
-    utterances = [_utterance(plan, seconds, 3) for seconds in (1.2, plan.clips_s[0], 2.4)]
+    utterances = [make_utterance(plan, seconds, 3) for seconds in (1.2, plan.clips_s[0], 2.4)]
     with torch.inference_mode():
         together = [mel.cpu() for mel in synthesizer.mels(utterances)]
         alone = [synthesizer.mels([utterance])[0].cpu() for utterance in utterances]
@@ -307,10 +259,10 @@ def bounded_conformer(plan: Plan, table: Table) -> None:
     mels, times = [], []
     for limit in (None, 500, 250):
         synthesizer = make(plan, "float32", graphs=True, conformer_tokens=limit)
-        utterance = _utterance(plan, seconds, 0)
+        utterance = make_utterance(plan, seconds, 0)
         stream = synthesizer.stream(utterance.reference, 0)
         synthesizer.open([stream], [utterance.codes[:GROUP_SIZE]])
-        chunks, parts = _chunks(utterance.codes), []
+        chunks, parts = make_chunks(utterance.codes), []
         for chunk in chunks[:-1]:
             with _timer(plan) as step:
                 parts.append(_stream_mel(synthesizer, stream, chunk))
@@ -347,30 +299,3 @@ def _timer(plan: Plan) -> Iterator[Callable[[], float]]:
 def _wait(plan: Plan) -> None:
     if plan.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _codes(seconds: float, random: np.random.Generator) -> np.ndarray:
-    groups = round(seconds / GROUP_SECONDS)
-    first = random.integers(0, VQ02_CODES, (groups, 2))
-    second = random.integers(VQ02_CODES, AUDIO_CODES, (groups, 3))
-    return np.concatenate([first, second], axis=1).reshape(-1).astype(np.int32)
-
-
-def _utterance(plan: Plan, seconds: float, seed: int) -> Utterance:
-    random = np.random.default_rng(seed)
-    groups = _codes(plan.prompt_s, random).reshape(-1, GROUP_SIZE)
-    reference = Reference(
-        vq02=groups[:, :2].reshape(-1),
-        vq06=groups[:, 2:].reshape(-1) - VQ02_CODES,
-        mel=random.normal(-5, 2, (round(plan.prompt_s * SAMPLE_RATE / 480), 80)).astype(np.float32),
-        speaker=random.normal(size=192).astype(np.float32),
-        duration=plan.prompt_s,
-    )
-    return Utterance(_codes(seconds, random), reference, seed)
-
-
-def _chunks(codes: np.ndarray) -> list[Chunk]:
-    chunks = Chunks()
-    chunks.feed(codes)
-    chunks.end()
-    return list(iter(chunks.next, None))

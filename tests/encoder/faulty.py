@@ -11,7 +11,7 @@ from typing import Any
 from ray import serve
 
 from deployments.encoder.deployment import Encoder
-from deployments.encoder.encoder import Outcome
+from deployments.encoder.encoder import Outcome, Prepared
 from deployments.encoder.options import EncoderOptions
 from deployments.types import Clip
 from tests.encoder.conftest import MODELS
@@ -24,7 +24,7 @@ class Watched(Plain):
 
     Args:
         cache_dir: the cache's folder; None leaves the cache out altogether.
-        slow_s: added to every batch. failures: share of batches, and of clips tried alone, that raise.
+        slow_s: added to every batch. failures: share of clips that make their batch raise.
     """
 
     def __init__(self, cache_dir: Path | None = None, slow_s: float = 0.0, failures: float = 0.0) -> None:
@@ -34,19 +34,19 @@ class Watched(Plain):
         self.batches: list[int] = []
         self.seen: Counter[str] = Counter()
         self.cache.observe = lambda event: self.seen.update([event])
-        self.encode_outcomes, self.encode_batch = self.model.encode_outcomes, self.model.encode_batch
+        self.encode_outcomes, self.encode_prepared = self.model.encode_outcomes, self.model.encode_prepared
         self.inbox.run = self._watched
-        self.model.encode_batch = self._failing
+        self.model.encode_prepared = self._failing
 
     def _watched(self, clips: list[Clip]) -> list[Outcome]:
         self.batches.append(len(clips))
         time.sleep(self.slow_s)
         return self.encode_outcomes(clips)
 
-    def _failing(self, clips: list[Clip]) -> list[Any]:
-        if self.random.random() < self.failures:
+    def _failing(self, clips: list[Prepared]) -> list[Any]:
+        if any(self.random.random() < self.failures for _ in clips):
             raise RuntimeError("a kernel failed")
-        return self.encode_batch(clips)
+        return self.encode_prepared(clips)
 
     async def figures(self) -> dict[str, Any]:
         """Sizes of the batches so far, events of the cache, and who this is."""

@@ -116,7 +116,7 @@ async def test_callers_of_a_replica_that_dies_in_a_batch_get_results_from_anothe
 
 
 async def test_nothing_hangs_in_1000_requests_with_random_failures() -> None:
-    handle = deploy("faulty", failures=0.2)
+    handle = deploy("faulty", failures=0.05)
     chance = random.Random(1)
     counts = {"encoded": 0, "refused": 0, "failed": 0, "cancelled": 0}
 

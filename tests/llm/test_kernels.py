@@ -105,7 +105,7 @@ def test_a_matrix_times_one_vector(gated: bool):
     if gated:
         gate, up = wanted.chunk(2, dim=1)
         wanted = torch.nn.functional.silu(gate) * up
-    close(matvec(Normed(x), matrix, gated)[0], wanted)
+    close(matvec(Normed(x), matrix, Workspace(DEVICE), gated)[0], wanted)
 
 
 def both(slots: int = 4, length: int = 320) -> tuple[model.KVCache, GPUOps, model.KVCache, model.TorchOps]:
@@ -117,7 +117,7 @@ def both(slots: int = 4, length: int = 320) -> tuple[model.KVCache, GPUOps, mode
 
 
 LINEARS = {
-    "dense": lambda out, inner, seed: DenseLinear(random(out, inner, seed=seed) / 16),
+    "dense": lambda out, inner, seed: DenseLinear(random(out, inner, seed=seed) / 16, Workspace(DEVICE)),
     "int4": lambda out, inner, seed: QuantisedLinear(int4(out, inner, 128, seed % 2 == 0), Workspace(DEVICE)),
     "nf4": lambda out, inner, seed: QuantisedLinear(nf4(out, inner), Workspace(DEVICE)),
 }
@@ -195,7 +195,7 @@ def test_a_padded_chunk_stays_in_its_slot():
 def test_codes_are_drawn_and_states_move_on_as_in_torch(temperature: float, top_k: int):
     head = random(6000, 64, seed=6)
     vocabulary = Vocabulary(700, (3, 2))
-    ours, theirs = GPUSampler(head, vocabulary), Sampler(head, vocabulary)
+    ours, theirs = GPUSampler(head, vocabulary, Workspace(DEVICE)), Sampler(head, vocabulary)
     states = [SlotState.allocate(6, DEVICE) for _ in range(2)]
     for slot in range(6):
         row = SlotState.row(Sampling(seed=slot << 40 | 77, temperature=temperature, top_k=top_k), range(50, 90))
@@ -217,7 +217,7 @@ def test_codes_are_drawn_and_states_move_on_as_in_torch(temperature: float, top_
 
 def test_padding_rows_draw_nothing():
     head = random(6000, 64, seed=6)
-    sampler = GPUSampler(head, Vocabulary(700, (3, 2)))
+    sampler = GPUSampler(head, Vocabulary(700, (3, 2)), Workspace(DEVICE))
     state = SlotState.allocate(2, DEVICE)
     before = state.rows.clone()
     sampler.draw_codes(random(3, 64), state, torch.tensor([2, 2, 2], device=DEVICE))

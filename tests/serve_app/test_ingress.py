@@ -1,6 +1,7 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deployments.errors import DeadlineError, InvalidInputError, OverloadedError, StageError
-from deployments.types import ClonePrompt, EditPrompt
+from deployments.types import ClonePrompt, EditPrompt, Generation, Prompt, Sampling
 from serve_app.audio_format import ClipLimits, decode
 from serve_app.ingress import create_app
 from serve_app.pipeline import Stages
@@ -244,3 +245,27 @@ def test_the_api_s_description_is_served_with_its_example(client: TestClient) ->
 def test_samples_survive_the_way_through_the_service(client: TestClient) -> None:
     data = np.frombuffer(client.post(SPEECH, json={"input": "hi", "response_format": "pcm"}).content, "<i2")
     assert len(data) == 12_000 and np.abs(data).max() == pytest.approx(16_384, abs=2)
+
+
+def test_flaws_and_retries_are_reported(voices: Voices) -> None:
+    class Endless(FakeLLM):
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+            return replace(await super().generate(prompt, sampling), finish_reason="length")
+
+    stages = fake_stages()
+    client = TestClient(create_app(service_over(Stages(stages.encoder, {"base": Endless()}, stages.vocoder), voices)))
+    response = client.post(SPEECH, json={"input": "hi"})
+    assert (response.headers["x-audio-flaws"], response.headers["x-audio-retries"]) == ("runaway", "1")
+    assert "x-audio-retries" not in client.post(SPEECH, json={"input": "hi", "seed": 1}).headers
+    limited = client.post(SPEECH, json={"input": "hi", "max_new_tokens": 10})
+    assert "x-audio-flaws" not in limited.headers
+
+
+def test_audio_over_30_s_is_edited_in_pieces(client: TestClient, stages: Stages) -> None:
+    samples = np.concatenate([tone(10, rate=8_000), np.zeros(4_000, np.float32)] * 4)
+    words = "The first half is this. The second half is that. And so on it goes. Until the end."
+    options = EDIT | {"audio_text": words, "input_audio_base64": base64_of(wav(samples, 8_000))}
+    response = client.post(SPEECH, json={"step_audio": options})
+    assert response.headers["x-audio-duration"] == "1.000"
+    asked = [prompt.instruction for prompt in prompts(stages)]  # type: ignore[union-attr]
+    assert len(asked) == 2 and "first half" in asked[0] and "Until the end." in asked[1]

@@ -23,6 +23,8 @@ def squeezed(text: str) -> str:
         ("안녕하세요. 반갑습니다! 잘 지내세요?", ["안녕하세요.", "반갑습니다!", "잘 지내세요?"]),
         ("版本3.14已经发布。It costs 2.5 dollars. 很便宜！",
          ["版本3.14已经发布。", "It costs 2.5 dollars.", "很便宜！"]),
+        ("Go to number 4. Then to gate 12! It costs 3.5 euros.",
+         ["Go to number 4.", "Then to gate 12!", "It costs 3.5 euros."]),
         ("Hello [Laughter] there. Again.", ["Hello [Laughter] there.", "Again."]),
     ],
 )  # fmt: skip

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deployments.vocoder import conformer
+from deployments.vocoder import relative
 from deployments.vocoder.flow import Voice, align_mel
 from deployments.vocoder.model import Synthesizer
 
@@ -29,7 +29,7 @@ def test_queries_in_small_groups_give_the_same(
 ) -> None:
     pairs = flow_golden["pairs"][0]
     (whole,) = golden_synthesizer.encoder.clips([pairs])
-    monkeypatch.setattr(conformer, "_QUERIES", 37)
+    monkeypatch.setattr(relative, "_QUERIES", 37)
     torch.testing.assert_close(golden_synthesizer.encoder.clips([pairs])[0], whole, atol=1e-5, rtol=0)
 
 

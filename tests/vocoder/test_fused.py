@@ -43,6 +43,22 @@ def test_norm(dtype: torch.dtype, gated: bool, spread: bool, remembered: bool, f
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("remembered", [False, True])
+@pytest.mark.parametrize("lengths", [None, [1, 2, 9]])
+def test_norm_writes_each_rows_last_frames(dtype: torch.dtype, remembered: bool, lengths: list[int] | None) -> None:
+    x, scale, shift = random(3, 9, 96, dtype=dtype), random(96, dtype=dtype), random(1, 96, dtype=dtype)[0]
+    past = random(3, 2, 96, dtype=dtype) if remembered else None
+    ends = torch.zeros(3, 2, 96, dtype=dtype)
+    found = ends.cuda()
+    counts = None if lengths is None else torch.tensor(lengths)
+    fused.norm(
+        x.cpu(), scale.cpu(), shift.cpu(), 1e-6, None, False, True, None if past is None else past.cpu(), counts, ends
+    )
+    fused.norm(x, scale, shift, 1e-6, None, False, True, past, None if counts is None else counts.cuda(), found)
+    same(found, ends)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 def test_split_heads(dtype: torch.dtype) -> None:
     projected, weights = random(2, 7, 3 * 4 * 32, dtype=dtype), random(4, 32, dtype=dtype)
     memory = random(2, 2, 4, 20, 32, dtype=dtype)

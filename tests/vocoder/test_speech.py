@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.errors import InvalidInputError, StageError
+from deployments.errors import StageError
 from deployments.types import Reference
 from deployments.vocoder.chunks import Chunks
 from deployments.vocoder.engine import Engine, Limits
@@ -172,6 +172,6 @@ async def test_a_failing_source_fails_the_stream_after_what_was_said(
 
 
 async def test_a_source_without_codes_is_refused(engine: Engine, short: Reference) -> None:
-    with pytest.raises(InvalidInputError, match="no audio codes"):
+    with pytest.raises(StageError, match="no audio codes"):
         async for _ in speak(engine, arriving(np.zeros(0, np.int32)), short, 5, 20):
             pass

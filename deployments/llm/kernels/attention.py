@@ -7,31 +7,44 @@ graph serves every state of the cache.
 import triton
 import triton.language as tl
 
+from deployments.llm.kernels.overlap import begin, prefetch
+
 
 @triton.jit
 def decode_kernel(
     QKV, KEYS, VALUES, SLOTS, POSITIONS, SLOPES, OUT, PARTS, ARRIVED,
     slots, max_length, scale,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
-    BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK: tl.constexpr, SPLIT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One query per row: its key and value go into the cache, its heads attend. OUT (rows, HEADS * DIM).
 
-    A program takes a row, a group of heads and a share of the keys. PARTS float32 (rows, GROUPS, SPLIT, PADDED,
-    DIM + 2) holds each share's sum, maximum and weight; the last program to arrive puts them together, in order.
+    A program takes a row, a group of heads and a share of the keys; short rows have fewer shares than programs.
+    PARTS float32 (rows, GROUPS, SPLIT, PADDED, DIM + 2) holds each share's sum, maximum and weight; the last program
+    to arrive puts them together, in order.
     """
     row, group, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot = tl.load(SLOTS + row)
     if slot >= slots:
         return
     position = tl.load(POSITIONS + row).to(tl.int32)
+    share = tl.cdiv(tl.cdiv(position, BLOCK), SPLIT) * BLOCK
+    shares = tl.maximum(tl.cdiv(position, tl.maximum(share, 1)), 1)
+    if part >= shares:
+        return
+    base = (slot * GROUPS + group).to(tl.int64) * max_length * DIM
+    if OVERLAP:
+        line = tl.arange(0, BLOCK * DIM // 64) * 64
+        ahead = base + tl.minimum(part * share * DIM + line, position * DIM)
+        prefetch(KEYS + ahead)
+        prefetch(VALUES + ahead)
+    begin(OVERLAP)
     PER: tl.constexpr = HEADS // GROUPS
     h, d = tl.arange(0, PADDED), tl.arange(0, DIM)
     head = group * PER + h
     qkv = QKV + row * (HEADS + 2 * GROUPS) * DIM
     query = tl.load(qkv + head[:, None] * DIM + d[None, :], mask=h[:, None] < PER, other=0.0)
     slope = tl.load(SLOPES + head, mask=h < PER, other=0.0)
-    base = (slot * GROUPS + group).to(tl.int64) * max_length * DIM
 
     best = tl.full((PADDED,), float("-inf"), tl.float32)
     weight = tl.zeros((PADDED,), tl.float32)
@@ -45,7 +58,6 @@ def decode_kernel(
         weight += 1.0
         out += value.to(tl.float32)[None, :]
 
-    share = tl.cdiv(tl.cdiv(position, BLOCK), SPLIT) * BLOCK
     for start in range(part * share, tl.minimum((part + 1) * share, position), BLOCK):
         at = start + tl.arange(0, BLOCK)
         place = base + at[:, None] * DIM + d[None, :]
@@ -61,7 +73,7 @@ def decode_kernel(
         out = out * fade[:, None] + tl.dot(chance.to(value.dtype), value)
         best = higher
 
-    if SPLIT > 1:
+    if shares > 1:
         stride: tl.constexpr = PADDED * (DIM + 2)
         parts = PARTS + (row * GROUPS + group) * SPLIT * stride
         mine = parts + part * stride
@@ -69,21 +81,29 @@ def decode_kernel(
         tl.store(mine + PADDED * DIM + h, best)
         tl.store(mine + PADDED * (DIM + 1) + h, weight)
         tl.debug_barrier()
-        if tl.atomic_add(ARRIVED + row * GROUPS + group, 1, sem="acq_rel") < SPLIT - 1:
-            return
-        best = tl.full((PADDED,), float("-inf"), tl.float32)
-        weight = tl.zeros((PADDED,), tl.float32)
-        out = tl.zeros((PADDED, DIM), tl.float32)
-        for other in range(SPLIT):
-            theirs = parts + other * stride
-            top = tl.load(theirs + PADDED * DIM + h, cache_modifier=".cg")
-            higher = tl.maximum(best, top)  # finite: the first share has the new key
-            fade, grow = tl.exp(best - higher), tl.exp(top - higher)
-            weight = weight * fade + tl.load(theirs + PADDED * (DIM + 1) + h, cache_modifier=".cg") * grow
-            their_out = tl.load(theirs + h[:, None] * DIM + d[None, :], cache_modifier=".cg")
-            out = out * fade[:, None] + their_out * grow[:, None]
-            best = higher
-        tl.store(ARRIVED + row * GROUPS + group, 0)
+        if tl.atomic_add(ARRIVED + row * GROUPS + group, 1, sem="acq_rel") == shares - 1:
+            s = tl.arange(0, SPLIT)
+            stats = parts + s[:, None] * stride + h[None, :]
+            there = s[:, None] < shares
+            tops = tl.load(stats + PADDED * DIM, mask=there, other=float("-inf"), cache_modifier=".cg")
+            weights = tl.load(stats + PADDED * (DIM + 1), mask=there, other=0.0, cache_modifier=".cg")
+            highest = tl.max(tops, 0)  # finite: the first share has the new key
+            weight = tl.sum(weights * tl.exp(tops - highest[None, :]), 0)
+            out = tl.zeros((PADDED, DIM), tl.float32)
+            for other in tl.static_range(SPLIT):
+                theirs = parts + other * stride
+                top = tl.load(theirs + PADDED * DIM + h, mask=other < shares, other=float("-inf"), cache_modifier=".cg")
+                place = theirs + h[:, None] * DIM + d[None, :]
+                sums = tl.load(place, mask=other < shares, other=0.0, cache_modifier=".cg")
+                out += sums * tl.exp(top - highest)[:, None]
+            tl.store(ARRIVED + row * GROUPS + group, 0)
+            _store(OUT, out, weight, row, head, h, d, HEADS, PER, DIM)
+    else:
+        _store(OUT, out, weight, row, head, h, d, HEADS, PER, DIM)
+
+
+@triton.jit
+def _store(OUT, out, weight, row, head, h, d, HEADS: tl.constexpr, PER: tl.constexpr, DIM: tl.constexpr):
     place = OUT + row * HEADS * DIM + head[:, None] * DIM + d[None, :]
     tl.store(place, (out / weight[:, None]).to(OUT.dtype.element_ty), mask=h[:, None] < PER)
 

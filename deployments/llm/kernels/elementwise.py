@@ -3,10 +3,13 @@
 import triton
 import triton.language as tl
 
+from deployments.llm.kernels.overlap import begin, prefetch
+
 
 @triton.jit
-def norm_kernel(X, WEIGHT, OUT, eps, N: tl.constexpr, BLOCK: tl.constexpr):
+def norm_kernel(X, WEIGHT, OUT, eps, N: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     """RMS norm of X (rows, N), a row per program."""
+    begin(OVERLAP)
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     x = tl.load(X + row * N + i, mask=i < N, other=0.0).to(tl.float32)
@@ -16,8 +19,11 @@ def norm_kernel(X, WEIGHT, OUT, eps, N: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def add_norm_kernel(X, RESIDUAL, WEIGHT, TOTAL, OUT, eps, N: tl.constexpr, BLOCK: tl.constexpr):
+def add_norm_kernel(
+    X, RESIDUAL, WEIGHT, TOTAL, OUT, eps, N: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):  # fmt: skip
     """TOTAL = X + RESIDUAL and its RMS norm, a row per program."""
+    begin(OVERLAP)
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     x = tl.load(X + row * N + i, mask=i < N, other=0.0).to(tl.float32)
@@ -31,8 +37,9 @@ def add_norm_kernel(X, RESIDUAL, WEIGHT, TOTAL, OUT, eps, N: tl.constexpr, BLOCK
 
 
 @triton.jit
-def gate_kernel(X, OUT, N: tl.constexpr, BLOCK: tl.constexpr):
+def gate_kernel(X, OUT, N: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     """silu(gate) * up of X (rows, 2 N), the gates first."""
+    begin(OVERLAP)
     row = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(X + row * 2 * N + i, mask=i < N, other=0.0).to(tl.float32)
@@ -41,8 +48,12 @@ def gate_kernel(X, OUT, N: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def settle_kernel(X, SQUARES, OUT, eps, PARTS: tl.constexpr, N: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr):
+def settle_kernel(
+    X, SQUARES, OUT, eps, PARTS: tl.constexpr, N: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
     """X (rows, N) times the factor of its RMS norm, from the PARTS parts of its sums of squares."""
+    begin(OVERLAP)
     row = tl.program_id(0)
     i, p = tl.arange(0, BLOCK), tl.arange(0, P)
     squares = tl.sum(tl.load(SQUARES + row * PARTS + p, mask=p < PARTS, other=0.0))
@@ -55,13 +66,20 @@ def matvec_kernel(
     X, W, OUT, SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES,
     N, eps, K: tl.constexpr,
     GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
-    P: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    P: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LINES: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """W (N, K) times one vector X (K,) -> OUT (N,), some outputs per program.
 
     GATED: W is (2 N, K), gates first, and silu(gate) * up comes out. SCALED and ADDED as in the 4-bit kernel: P is
-    a power of two that holds SCALED parts, and a part of NEW_SQUARES is a program's.
+    a power of two that holds SCALED parts, and a part of NEW_SQUARES is a program's. LINES is a power of two that
+    holds the lines of a program's weights.
     """
+    if OVERLAP:
+        ahead = tl.minimum(tl.program_id(0) * ROWS * K + tl.arange(0, LINES) * 64, N * K - 1)
+        prefetch(W + ahead)
+        if GATED:
+            prefetch(W + N * K + ahead)
+    begin(OVERLAP)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     i = tl.arange(0, BLOCK)
     total = tl.zeros((ROWS, BLOCK), tl.float32)

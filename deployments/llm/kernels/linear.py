@@ -12,16 +12,25 @@ from deployments.llm.quantization import NF4_TABLE, Int4Weight, NF4Weight, dense
 from deployments.llm.weights import Matmul, Place, Weight
 
 TILE = 128
+LINE = 64
+"""bfloat16 numbers in a line of the cache."""
 MAX_ROWS = 32
 """Up to so many rows the 4-bit kernel reads the weights as they are; beyond, it pays to expand a matrix first."""
 
 
 class Workspace:
-    """Memory that kernels share: they run one after another on one stream."""
+    """What kernels share: memory, since they run one after another on one stream, and how they are launched."""
 
-    def __init__(self, device: torch.device, floats: int = 1 << 22) -> None:
+    def __init__(self, device: torch.device, floats: int = 1 << 22, overlap: bool = True) -> None:
+        """``overlap``: kernels may begin before the one ahead has ended, where the GPU can do that."""
         self.parts = torch.empty(floats, dtype=torch.float32, device=device)
         self.arrived = torch.zeros(4096, dtype=torch.int32, device=device)
+        self.overlap = overlap and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+    @property
+    def launch(self) -> dict[str, bool]:
+        """Arguments of every kernel's launch."""
+        return {"OVERLAP": True, "launch_pdl": True} if self.overlap else {"OVERLAP": False}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class _After:
 
 
 def matvec(
-    x: Normed, matrix: torch.Tensor, gated: bool = False, after: AddNorm | None = None
+    x: Normed, matrix: torch.Tensor, space: Workspace, gated: bool = False, after: AddNorm | None = None
 ) -> tuple[torch.Tensor, _After | None]:
     """One row times a matrix (N, K) -> (1, N); ``gated``: a matrix (2 N, K), and silu(gate) * up."""
     values, inner = x.values, matrix.shape[1]
@@ -75,6 +84,8 @@ def matvec(
         P=triton.next_power_of_2(max(parts, 1)),
         ROWS=rows,
         BLOCK=1024 if inner >= 1024 else 256,
+        LINES=triton.next_power_of_2(triton.cdiv(rows * inner, LINE)),
+        **space.launch,
     )
     return out, written
 
@@ -94,12 +105,13 @@ def _fused(x: Normed, after: AddNorm | None, written: _After | None, unused: tor
 class DenseLinear:
     """A bfloat16 matrix (out, in)."""
 
-    def __init__(self, matrix: torch.Tensor) -> None:
+    def __init__(self, matrix: torch.Tensor, workspace: Workspace) -> None:
         self.matrix = matrix
+        self.workspace = workspace
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, in) -> (rows, out)."""
-        return matvec(Normed(x), self.matrix)[0] if self.fuses(len(x)) else torch.nn.functional.linear(x, self.matrix)
+        return self.fused(Normed(x))[0] if self.fuses(len(x)) else torch.nn.functional.linear(x, self.matrix)
 
     def fuses(self, rows: int) -> bool:
         """Whether ``fused`` takes so many rows."""
@@ -107,7 +119,7 @@ class DenseLinear:
 
     def fused(self, x: Normed, gated: bool = False, after: AddNorm | None = None) -> tuple[torch.Tensor, _After | None]:
         """A product with what comes before and after it."""
-        return matvec(x, self.matrix, gated, after)
+        return matvec(x, self.matrix, self.workspace, gated, after)
 
 
 @dataclass(frozen=True)
@@ -125,24 +137,33 @@ Planner = Callable[[int, int, int], Launch]
 """(out, in, rows) -> Launch"""
 
 
-def plan(out: int, inner: int, rows: int) -> Launch:
-    """Enough programs to keep the memory busy, some 3 per multiprocessor, and no more parts than tiles."""
-    block_m = 16 if rows <= 16 else 32
-    blocks = triton.cdiv(out, 64)
-    split = 1
-    while split < 8 and blocks * split * 2 <= 512 and split * 4 <= inner // TILE:
-        split *= 2
-    return Launch(block_m, 64, split)
+def planner(programs: int = 512, block_n: int = 64, stages: int = 4, narrow: int = 16) -> Planner:
+    """Split products until ``programs`` of them keep the memory busy, some 3 or 4 per multiprocessor.
+
+    ``narrow``: rows that a program computes when there are no more than that; otherwise it computes 32.
+    """
+
+    def plan(out: int, inner: int, rows: int) -> Launch:
+        block_m = next(size for size in sorted({narrow, 16, 32}) if rows <= size)
+        blocks, split = triton.cdiv(out, block_n), 1
+        while split < 8 and blocks * split * 2 <= programs and split * 4 <= inner // TILE:
+            split *= 2
+        return Launch(block_m, block_n, split, stages=stages)
+
+    return plan
+
+
+plan = planner()
 
 
 class QuantisedLinear:
     """A 4-bit matrix in the kernels' layout; see ``quantised``."""
 
-    def __init__(self, weight: Int4Weight | NF4Weight, workspace: Workspace, planner: Planner = plan) -> None:
+    def __init__(self, weight: Int4Weight | NF4Weight, workspace: Workspace) -> None:
         self.out, self.inner = weight.codes.shape
         assert packable(weight)
-        self._workspace = workspace
-        self._plan = planner
+        self.workspace = workspace
+        self.plan: Planner = plan
         self.words = pack_words(weight.codes)
         if isinstance(weight, NF4Weight):
             self._kind, self._group, self._symmetric = NF4.value, weight.block, True
@@ -169,11 +190,11 @@ class QuantisedLinear:
     ) -> tuple[torch.Tensor, _After | None]:
         """The product without expanding the weights, with what comes before and after it."""
         values, size = x.values, self.out // (2 if gated else 1)
-        launch = launch or self._plan(size, self.inner, len(values))
+        launch = launch or self.plan(size, self.inner, len(values))
         blocks = triton.cdiv(size, launch.block_n)
         out = torch.empty(len(values), size, dtype=values.dtype, device=values.device)
         written = _After(torch.empty_like(out), _squares(out, blocks)) if after else None
-        space = self._workspace
+        space = self.workspace
         assert launch.split * launch.block_m * self.out <= space.parts.numel() and blocks <= space.arrived.numel()
         quantised_matmul_kernel[(blocks, launch.split)](
             *(values, self.words, self.scales, self.zeros, out, space.parts, space.arrived),
@@ -188,6 +209,7 @@ class QuantisedLinear:
             SPLIT=launch.split,
             num_warps=launch.warps,
             num_stages=launch.stages,
+            **space.launch,
         )
         return out, written
 
@@ -241,9 +263,9 @@ def place_on_gpu(workspace: Workspace) -> Place:
             codes, absmax = (torch.cat([getattr(one, part) for one in floats]) for part in ("codes", "absmax"))
             joined = NF4Weight(codes, first.table, absmax, first.block)
         else:
-            return DenseLinear(torch.cat([dense(one).to(torch.bfloat16) for one in weights]))
+            return DenseLinear(torch.cat([dense(one).to(torch.bfloat16) for one in weights]), workspace)
         if not packable(joined):
-            return DenseLinear(joined.dequantize().to(torch.bfloat16))
+            return DenseLinear(joined.dequantize().to(torch.bfloat16), workspace)
         return QuantisedLinear(joined, workspace)
 
     return place

@@ -9,7 +9,7 @@ from deployments.llm.kernels import attention, elementwise
 from deployments.llm.kernels.linear import AddNorm, DenseLinear, Normed, QuantisedLinear, Workspace, matvec
 from deployments.llm.kernels.sampling import draw_kernel
 from deployments.llm.model import Chunk, KVCache
-from deployments.llm.runner import Sampler, SlotState
+from deployments.llm.runner import Sampler, SlotState, Vocabulary
 from deployments.llm.sampling import CYCLE_COLUMNS, WINDOW
 from deployments.llm.step1 import Step1Config, slopes
 from deployments.llm.weights import Matmul
@@ -44,7 +44,9 @@ class GPUOps:
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> Normed:
         out = torch.empty_like(x)
-        elementwise.norm_kernel[(len(x),)](x, weight, out, self._config.rms_norm_eps, x.shape[1], BLOCK=self._block)
+        elementwise.norm_kernel[(len(x),)](
+            *(x, weight, out, self._config.rms_norm_eps, x.shape[1]), BLOCK=self._block, **self._space.launch
+        )
         return Normed(out)
 
     def settle(self, x: Normed) -> torch.Tensor:
@@ -54,7 +56,10 @@ class GPUOps:
         parts = x.squares.shape[1]
         out = torch.empty_like(x.values)
         elementwise.settle_kernel[(rows,)](
-            *(x.values, x.squares, out, x.eps, parts, width), P=triton.next_power_of_2(parts), BLOCK=self._block
+            *(x.values, x.squares, out, x.eps, parts, width),
+            P=triton.next_power_of_2(parts),
+            BLOCK=self._block,
+            **self._space.launch,
         )
         return out
 
@@ -69,7 +74,9 @@ class GPUOps:
         joined = matmul(self.settle(x))
         width = joined.shape[1] // 2
         out = torch.empty(len(joined), width, dtype=joined.dtype, device=joined.device)
-        elementwise.gate_kernel[(len(joined), triton.cdiv(width, 1024))](joined, out, width, BLOCK=1024)
+        elementwise.gate_kernel[(len(joined), triton.cdiv(width, 1024))](
+            joined, out, width, BLOCK=1024, **self._space.launch
+        )
         return out
 
     def multiply_add_norm(
@@ -83,7 +90,7 @@ class GPUOps:
         product = matmul(x)
         total, out = torch.empty_like(product), torch.empty_like(product)
         elementwise.add_norm_kernel[(len(product),)](
-            *(product, residual, weight, total, out, eps, product.shape[1]), BLOCK=self._block
+            *(product, residual, weight, total, out, eps, product.shape[1]), BLOCK=self._block, **self._space.launch
         )
         return total, Normed(out)
 
@@ -118,25 +125,35 @@ class GPUOps:
             PADDED=PADDED_HEADS,
             BLOCK=KEY_BLOCK,
             SPLIT=split,
+            **space.launch,
         )
         return out
 
 
 def attention_split(rows: int) -> int:
-    """Programs that share a row's keys: some 128 in all, so that one long row fills the GPU."""
-    return max(2, 32 // rows)
+    """Programs that share a row's keys, a power of two: enough that one long row fills the GPU."""
+    return max(4, min(16, triton.next_power_of_2(triton.cdiv(64, rows))))
 
 
 class GPUSampler(Sampler):
     """``runner.Sampler`` whose constrained rows are drawn and moved on by one kernel."""
 
+    def __init__(self, head: torch.Tensor, vocabulary: Vocabulary, workspace: Workspace) -> None:
+        """The head's rows for codes are padded to a width that matrix products like."""
+        super().__init__(head, vocabulary)
+        self._space = workspace
+        self._padded = torch.nn.functional.pad(self.cycle_head, (0, 0, 0, -CYCLE_COLUMNS % 64))
+        self.cycle_head = self._padded[:CYCLE_COLUMNS]
+
     def draw_codes(self, hidden: torch.Tensor, state: SlotState, slots: torch.Tensor) -> torch.Tensor:
         """hidden (rows, hidden_size), the state of all slots, slots int64 (rows,) -> ids int64 (rows,)."""
-        head = self.cycle_head
-        logits = matvec(Normed(hidden), head)[0] if len(hidden) == 1 else torch.nn.functional.linear(hidden, head)
+        if len(hidden) == 1:
+            logits = matvec(Normed(hidden), self._padded, self._space)[0]
+        else:
+            logits = torch.nn.functional.linear(hidden, self._padded)
         out = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
         draw_kernel[(len(hidden),)](
-            *(logits, self.ids, state.rows, slots, out, len(state.rows) - 1, self.stops, self.audio),
+            *(logits, self.ids, state.rows, slots, out, len(state.rows) - 1, self.stops, self.audio, logits.shape[1]),
             FIRST_CODES=VQ02_CODES,
             CODES=AUDIO_CODES,
             COLUMNS=CYCLE_COLUMNS,
@@ -145,6 +162,8 @@ class GPUSampler(Sampler):
             GROUP_FIRST=GROUP[0],
             GROUP=GROUP_SIZE,
             BLOCK=triton.next_power_of_2(CYCLE_COLUMNS),
+            BITS=16 if logits.dtype == torch.bfloat16 else 32,  # a bfloat16 leaves the lower half zero
             num_warps=8,
+            **self._space.launch,
         )
         return out

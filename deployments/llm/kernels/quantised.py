@@ -14,6 +14,8 @@ import os
 import triton
 import triton.language as tl
 
+from deployments.llm.kernels.overlap import begin, prefetch
+
 # The interpreter multiplies float16, not bfloat16, and knows no assembly.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 INT4 = tl.constexpr(0)
@@ -144,7 +146,7 @@ def quantised_matmul_kernel(
     rows, N, eps, K: tl.constexpr,
     KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr,
     GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """X (rows, K) times W of (N, K) -> OUT (rows, N), a block of outputs per program and SPLIT programs per block.
 
@@ -161,14 +163,22 @@ def quantised_matmul_kernel(
     i = tl.arange(0, 32)
     in_n, in_m = n < N, m < rows
     W_ROWS = 2 * N if GATED else N
+    per: tl.constexpr = (K // 128 + SPLIT - 1) // SPLIT
+    first = part * per
+    if OVERLAP:  # eight tiles of words, whose rows are half a line each
+        line = tl.arange(0, 4 * BLOCK_N)
+        tiles = tl.minimum(first + line // (BLOCK_N // 2), K // 128 - 1)
+        ahead = tl.minimum(pid * BLOCK_N + line % (BLOCK_N // 2) * 2, N - 1)
+        prefetch(W + (tiles * W_ROWS + ahead) * 32)
+        if GATED:
+            prefetch(W + (tiles * W_ROWS + N + ahead) * 32)
+    begin(OVERLAP)
     factor = tl.full((BLOCK_M,), 1.0, tl.float32)
     if SCALED > 0:
         p = tl.arange(0, 64)
         inside = in_m[:, None] & (p[None, :] < SCALED)
         squares = tl.load(SQUARES + m[:, None] * SCALED + p[None, :], mask=inside, other=0.0)
         factor = tl.rsqrt(tl.sum(squares, 1) / K + eps)
-    per: tl.constexpr = (K // 128 + SPLIT - 1) // SPLIT
-    first = part * per
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for tile in range(first, tl.minimum(first + per, K // 128)):

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from deployments.llm.kernels.overlap import begin
+
 
 @triton.jit
 def _mix(x):
@@ -24,14 +26,17 @@ def _gumbel(seed, step, column):
 
 @triton.jit
 def draw_kernel(
-    LOGITS, IDS, STATE, SLOTS, OUT, slots, stops, audio,
+    LOGITS, IDS, STATE, SLOTS, OUT, slots, stops, audio, stride,
     FIRST_CODES: tl.constexpr, CODES: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     WINDOW: tl.constexpr, GROUP_FIRST: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    BITS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """LOGITS (rows, COLUMNS) of the codes and the ends -> OUT int64 (rows,); a row per program.
+    """LOGITS (rows, stride) of the codes and the ends -> OUT int64 (rows,); a row per program.
 
+    BITS: how many of a float32's upper bits LOGITS can set, 16 for bfloat16.
     STATE int64 (slots, WIDTH): token, position, seed, step, top_k, cycle, temperature's bits, the last WINDOW ids.
     """
+    begin(OVERLAP)
     row = tl.program_id(0)
     slot = tl.load(SLOTS + row)
     if slot >= slots:
@@ -52,14 +57,14 @@ def draw_kernel(
     code = tl.where(place < GROUP_FIRST, c < FIRST_CODES, (c >= FIRST_CODES) & (c < CODES))
     end = (place == 0) & (step > 0) & (c >= CODES) & (c < CODES + stops)
     allowed = (code | end) & ~(repeats & (c + audio == newest))
-    logits = tl.load(LOGITS + row * COLUMNS + c, mask=c < COLUMNS, other=0.0).to(tl.float32)
+    logits = tl.load(LOGITS + row * stride + c, mask=c < COLUMNS, other=0.0).to(tl.float32)
     logits = tl.where(allowed, logits, float("-inf"))
 
     # The k-th best by bisection over the bits of its order-preserving integer.
     bits = logits.to(tl.int32, bitcast=True)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.uint32, bitcast=True) ^ 0x80000000
     kth = tl.full((), 0, tl.uint32)
-    for bit in range(32):
+    for bit in range(BITS):
         higher = kth | (tl.full((), 0x80000000, tl.uint32) >> bit)
         enough = tl.sum((order >= higher).to(tl.int32)) >= top_k
         kth = tl.where(enough & (top_k > 0), higher, kth)
