@@ -16,7 +16,8 @@ from deployments.checkpoint import Layout
 from deployments.encoder.audio import normalize_energy, prepare, resample, trim_silence
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.load import load as load_encoder
-from deployments.llm.engine import Engine, Job
+from deployments.llm.engine import Engine
+from deployments.llm.jobs import Job
 from deployments.llm.loading import Options, load_engine
 from deployments.llm.prompt import edit_instruction
 from deployments.llm.step1 import Step1ForCausalLM

@@ -12,7 +12,7 @@ from deployments import device as share
 from deployments.checkpoint import Layout
 from deployments.errors import InvalidInputError, StageError
 from deployments.llm import budget
-from deployments.llm.engine import Job, Piece
+from deployments.llm.jobs import Job, Piece
 from deployments.llm.loading import Options, load_engine
 from deployments.llm.metrics import EngineMetrics
 from deployments.llm.sampling import MAX_TOP_K

@@ -12,66 +12,21 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
 from deployments.errors import StageError
+from deployments.llm.jobs import Event, Job, Piece, Request, Stats, hand_over, until_last
 from deployments.llm.runner import Result, Runner
 from deployments.llm.scheduler import Finish, Plan, Prefill, Scheduler
-from deployments.types import GROUP_SIZE, Sampling
+from deployments.types import GROUP_SIZE
 
 logger = logging.getLogger(__name__)
 
 OBSERVE_S = 1.0
 MAX_FAILED_TURNS = 3
 """So many failed turns in a row and the engine says that it cannot go on."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A prompt's ids, how many may follow, and how to draw them."""
-
-    prompt: Sequence[int]
-    budget: int
-    sampling: Sampling
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some of a request's ids, in order. The last piece alone says how it finished: "stop" or "length"."""
-
-    ids: np.ndarray
-    finish_reason: str | None = None
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-
-
-Event = Piece | Exception
-
-
-@dataclass
-class Stats:
-    """Counters since the start, for metrics: seconds and counts."""
-
-    requests: int = 0
-    tokens: int = 0
-    steps: int = 0
-    prefill_tokens: int = 0
-    queue_s: float = 0.0
-    prefill_s: float = 0.0
-    step_s: float = 0.0
-
-
-@dataclass
-class _Request:
-    job: Job
-    send: Callable[[Event], None]
-    submitted: float
-    started: float = 0.0
-    flushed: float = 0.0
-    held: list[int] = field(default_factory=list)
 
 
 class Engine:
@@ -105,7 +60,7 @@ class Engine:
         self._coalesce_s = coalesce_s
         self._lookahead = lookahead
         self._scheduler = Scheduler(runner.slots, chunk, max_waiting)
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Request] = {}
         self._keys = itertools.count()
         self._launched: deque[tuple[tuple[int, ...], Result]] = deque()
         self._wake = threading.Condition()
@@ -122,9 +77,9 @@ class Engine:
             OverloadedError: the queue is full. StageError: a step failed.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        key = self._submit(job, lambda event: _hand_over(loop, events, event))
+        key = self._submit(job, lambda event: hand_over(loop, events, event))
         try:
-            async for piece in _until_last(events):
+            async for piece in until_last(events):
                 yield piece
         finally:
             self._cancel(key)
@@ -168,7 +123,7 @@ class Engine:
                 raise StageError("the language model is shutting down")
             key = next(self._keys)
             self._scheduler.add(key, len(job.prompt), job.budget)
-            self._requests[key] = _Request(job, send, time.perf_counter())
+            self._requests[key] = Request(job, send, time.perf_counter())
             self._wake.notify()
         return key
 
@@ -258,7 +213,7 @@ class Engine:
                 request.held = request.held[whole:]
                 request.flushed = now
 
-    def _finish(self, key: int, request: _Request, finish: Finish, now: float) -> None:
+    def _finish(self, key: int, request: Request, finish: Finish, now: float) -> None:
         queue_s, compute_s = request.started - request.submitted, now - request.started
         self.stats.requests += 1
         self.stats.queue_s += queue_s
@@ -280,20 +235,3 @@ class Engine:
             request = self._requests.pop(key, None)
         if request is not None:
             request.send(event)
-
-
-async def _until_last(events: "asyncio.Queue[Event]") -> AsyncIterator[Piece]:
-    while True:
-        event = await events.get()
-        if isinstance(event, Exception):
-            raise event
-        yield event
-        if event.finish_reason is not None:
-            return
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Event]", event: Event) -> None:
-    try:
-        loop.call_soon_threadsafe(events.put_nowait, event)
-    except RuntimeError:  # the caller's event loop is gone, and the caller with it
-        logger.debug("an event loop closed before its result came")

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from deployments.llm.kernels.linear import Workspace
+from deployments.llm.kernels.fusion import Workspace
 from deployments.llm.kernels.ops import GPUSampler
 from deployments.llm.model import Chunk, KVCache, SlotModel
 from deployments.llm.runner import Result, Runner, Vocabulary

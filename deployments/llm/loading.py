@@ -60,7 +60,8 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> weig
 def place_for(device: torch.device, dtype: torch.dtype, overlap: bool = True) -> weights.Place:
     if device.type != "cuda":
         return weights.place_dense(dtype)
-    from deployments.llm.kernels.linear import Workspace, place_on_gpu  # needs triton, which CPUs lack
+    from deployments.llm.kernels.fusion import Workspace
+    from deployments.llm.kernels.linear import place_on_gpu  # needs triton, which CPUs lack
 
     return place_on_gpu(Workspace(device, overlap=overlap))
 
@@ -73,7 +74,7 @@ def make_runner(loaded: weights.Weights, vocabulary: Vocabulary, options: Option
     if device.type != "cuda":
         return Runner(model.SlotModel(loaded, model.TorchOps(config, cache)), cache, vocabulary)
     from deployments.llm.graphs import GraphRunner
-    from deployments.llm.kernels.linear import Workspace
+    from deployments.llm.kernels.fusion import Workspace
     from deployments.llm.kernels.ops import GPUOps, supported
 
     if not supported(config):

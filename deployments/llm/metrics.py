@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from ray.serve import metrics
 
-from deployments.llm.engine import Engine, Stats
+from deployments.llm.engine import Engine
+from deployments.llm.jobs import Stats
 
 COUNTERS = {
     "requests": "Requests that finished.",

@@ -23,7 +23,12 @@ def choose(precision: str, device: torch.device) -> str:
 
 
 def apply(precision: str) -> tuple[torch.dtype, torch.dtype]:
-    """Set up this process for a precision and return the flow's and HiFT's types."""
+    """Set up this process for a precision and return the flow's and HiFT's types.
+
+    cuDNN may choose algorithms for transposed convolutions that differ from run to run; they are ruled out, because
+    the same seed has to give the same samples.
+    """
+    torch.backends.cudnn.deterministic = True
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     flow = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
     return flow, torch.float16 if precision == "float16" else torch.float32

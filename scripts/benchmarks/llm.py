@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the tables and return their figures."""
     if arguments.kernels or arguments.check or arguments.profile or arguments.plans:
-        from scripts.benchmarks import llm_kernels  # needs triton, which CPUs lack
+        from scripts.benchmarks import llm_steps  # needs triton, which CPUs lack
 
-        return llm_kernels.run(arguments)
+        return llm_steps.run(arguments)
     device = torch.device("cuda", 0) if arguments.device == "cuda" else torch.device("cpu")
     config = SIZES[arguments.preset]
     if device.type == "cpu" and arguments.preset == "tiny":

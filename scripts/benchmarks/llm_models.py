@@ -15,6 +15,7 @@ SIZES = {
     "demo": Step1Config(1024, 2816, 16, 2, 12, 16384),
     "full": Step1Config(),
 }
+CUDA = torch.device("cuda", 0)
 VOCABULARY = Vocabulary(audio=700, stops=())
 """Without stops every request runs to its budget."""
 

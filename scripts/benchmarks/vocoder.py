@@ -89,6 +89,7 @@ def measure(plan: Plan, table: Table) -> Synthesizer:
         table.add(f"{chosen}: warm-up", taken(), "s")
         memory(plan, synthesizer, chosen, table)
         whole_clips(plan, synthesizer, chosen, table)
+        repeats(plan, synthesizer, chosen, table)
         batch(plan, synthesizer, chosen, table)
         stages(plan, synthesizer, chosen, table)
         streams(plan, synthesizer, chosen, plan.streams, table)
@@ -146,6 +147,14 @@ def profile(plan: Plan, synthesizer: Synthesizer) -> None:
         with torch.profiler.profile() as recorded:
             work()
         print(recorded.key_averages().table(sort_by="self_device_time_total", row_limit=30, max_name_column_width=70))
+
+
+def repeats(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:
+    """Whether the same seed gives the same samples, clip and stream."""
+    clip = make_utterance(plan, plan.clips_s[0], 5)
+    samples = [synthesizer.synthesize_batch([clip])[0].tobytes() for _ in range(3)]
+    mels = [mel_of(synthesizer, plan)[1].tobytes() for _ in range(2)]
+    table.add(f"{name}: different results of one seed", len(set(samples)) + len(set(mels)) - 2, "")
 
 
 def batch(plan: Plan, synthesizer: Synthesizer, name: str, table: Table) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deployments.errors import OverloadedError, StageError
-from deployments.llm.engine import MAX_FAILED_TURNS, Engine, Job, Piece
+from deployments.llm.engine import MAX_FAILED_TURNS, Engine
+from deployments.llm.jobs import Job, Piece
 from deployments.llm.runner import Result, Runner
 from deployments.types import Sampling
 

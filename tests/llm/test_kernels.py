@@ -11,13 +11,11 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU or TRITON_INTERPRET=1", allow_module_level=True)
 
 from deployments.llm import model  # noqa: E402
+from deployments.llm.kernels.fusion import AddNorm, Normed, Workspace  # noqa: E402
 from deployments.llm.kernels.linear import (  # noqa: E402
-    AddNorm,
     DenseLinear,
     Launch,
-    Normed,
     QuantisedLinear,
-    Workspace,
     matvec,
     packable,
 )

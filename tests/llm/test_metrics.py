@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.llm import metrics
-from deployments.llm.engine import Stats
+from deployments.llm.jobs import Stats
 
 
 class Recorder:

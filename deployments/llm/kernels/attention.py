@@ -61,17 +61,9 @@ def decode_kernel(
     for start in range(part * share, tl.minimum((part + 1) * share, position), BLOCK):
         at = start + tl.arange(0, BLOCK)
         place = base + at[:, None] * DIM + d[None, :]
-        key = tl.load(KEYS + place, mask=at[:, None] < position, other=0.0)
-        value = tl.load(VALUES + place, mask=at[:, None] < position, other=0.0)
-        distance = tl.maximum(position - at, 0).to(tl.float32)
-        score = tl.dot(query, tl.trans(key)) * scale - slope[:, None] * tl.sqrt(distance)[None, :]
-        score = tl.where(at[None, :] < position, score, float("-inf"))
-        higher = tl.maximum(best, tl.max(score, 1))
-        fade = tl.exp(best - higher)
-        chance = tl.exp(score - higher[:, None])
-        weight = weight * fade + tl.sum(chance, 1)
-        out = out * fade[:, None] + tl.dot(chance.to(value.dtype), value)
-        best = higher
+        best, weight, out = _attend_block(
+            query, slope, KEYS, VALUES, place, at, position, scale, best, weight, out
+        )  # fmt: skip
 
     if shares > 1:
         stride: tl.constexpr = PADDED * (DIM + 2)
@@ -82,24 +74,48 @@ def decode_kernel(
         tl.store(mine + PADDED * (DIM + 1) + h, weight)
         tl.debug_barrier()
         if tl.atomic_add(ARRIVED + row * GROUPS + group, 1, sem="acq_rel") == shares - 1:
-            s = tl.arange(0, SPLIT)
-            stats = parts + s[:, None] * stride + h[None, :]
-            there = s[:, None] < shares
-            tops = tl.load(stats + PADDED * DIM, mask=there, other=float("-inf"), cache_modifier=".cg")
-            weights = tl.load(stats + PADDED * (DIM + 1), mask=there, other=0.0, cache_modifier=".cg")
-            highest = tl.max(tops, 0)  # finite: the first share has the new key
-            weight = tl.sum(weights * tl.exp(tops - highest[None, :]), 0)
-            out = tl.zeros((PADDED, DIM), tl.float32)
-            for other in tl.static_range(SPLIT):
-                theirs = parts + other * stride
-                top = tl.load(theirs + PADDED * DIM + h, mask=other < shares, other=float("-inf"), cache_modifier=".cg")
-                place = theirs + h[:, None] * DIM + d[None, :]
-                sums = tl.load(place, mask=other < shares, other=0.0, cache_modifier=".cg")
-                out += sums * tl.exp(top - highest)[:, None]
+            out, weight = _combine(parts, shares, h, d, PADDED, DIM, SPLIT)
             tl.store(ARRIVED + row * GROUPS + group, 0)
             _store(OUT, out, weight, row, head, h, d, HEADS, PER, DIM)
     else:
         _store(OUT, out, weight, row, head, h, d, HEADS, PER, DIM)
+
+
+@triton.jit
+def _combine(parts, shares, h, d, PADDED: tl.constexpr, DIM: tl.constexpr, SPLIT: tl.constexpr):
+    """Sums (PADDED, DIM) and weights (PADDED,) of all shares, relative to the highest score."""
+    stride: tl.constexpr = PADDED * (DIM + 2)
+    s = tl.arange(0, SPLIT)
+    stats = parts + s[:, None] * stride + h[None, :]
+    there = s[:, None] < shares
+    tops = tl.load(stats + PADDED * DIM, mask=there, other=float("-inf"), cache_modifier=".cg")
+    weights = tl.load(stats + PADDED * (DIM + 1), mask=there, other=0.0, cache_modifier=".cg")
+    highest = tl.max(tops, 0)  # finite: the first share has the new key
+    weight = tl.sum(weights * tl.exp(tops - highest[None, :]), 0)
+    out = tl.zeros((PADDED, DIM), tl.float32)
+    for other in tl.static_range(SPLIT):
+        theirs = parts + other * stride
+        top = tl.load(theirs + PADDED * DIM + h, mask=other < shares, other=float("-inf"), cache_modifier=".cg")
+        place = theirs + h[:, None] * DIM + d[None, :]
+        sums = tl.load(place, mask=other < shares, other=0.0, cache_modifier=".cg")
+        out += sums * tl.exp(top - highest)[:, None]
+    return out, weight
+
+
+@triton.jit
+def _attend_block(query, slope, KEYS, VALUES, place, at, position, scale, best, weight, out):
+    """One more block of keys at positions ``at``, earlier than ``position``: the running maximum, weight and sum."""
+    inside = at[:, None] < position
+    key = tl.load(KEYS + place, mask=inside, other=0.0)
+    value = tl.load(VALUES + place, mask=inside, other=0.0)
+    distance = tl.maximum(position - at, 0).to(tl.float32)
+    score = tl.dot(query, tl.trans(key)) * scale - slope[:, None] * tl.sqrt(distance)[None, :]
+    score = tl.where(at[None, :] < position, score, float("-inf"))
+    higher = tl.maximum(best, tl.max(score, 1))
+    fade = tl.exp(best - higher)
+    chance = tl.exp(score - higher[:, None])
+    weight = weight * fade + tl.sum(chance, 1)
+    return higher, weight, out * fade[:, None] + tl.dot(chance.to(value.dtype), value)
 
 
 @triton.jit

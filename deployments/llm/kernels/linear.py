@@ -7,7 +7,9 @@ import torch
 import triton
 
 from deployments.llm.kernels.elementwise import matvec_kernel
-from deployments.llm.kernels.quantised import INT4, NF4, dequantise_kernel, quantised_matmul_kernel
+from deployments.llm.kernels.fusion import AddNorm, Normed, Workspace, Written, fused_arguments, new_squares
+from deployments.llm.kernels.planes import INT4, NF4
+from deployments.llm.kernels.quantised import dequantise_kernel, quantised_matmul_kernel
 from deployments.llm.quantization import NF4_TABLE, Int4Weight, NF4Weight, dense
 from deployments.llm.weights import Matmul, Place, Weight
 
@@ -18,65 +20,19 @@ MAX_ROWS = 32
 """Up to so many rows the 4-bit kernel reads the weights as they are; beyond, it pays to expand a matrix first."""
 
 
-class Workspace:
-    """What kernels share: memory, since they run one after another on one stream, and how they are launched."""
-
-    def __init__(self, device: torch.device, floats: int = 1 << 22, overlap: bool = True) -> None:
-        """``overlap``: kernels may begin before the one ahead has ended, where the GPU can do that."""
-        self.parts = torch.empty(floats, dtype=torch.float32, device=device)
-        self.arrived = torch.zeros(4096, dtype=torch.int32, device=device)
-        self.overlap = overlap and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-    @property
-    def launch(self) -> dict[str, bool]:
-        """Arguments of every kernel's launch."""
-        return {"OVERLAP": True, "launch_pdl": True} if self.overlap else {"OVERLAP": False}
-
-
-@dataclass(frozen=True)
-class Normed:
-    """Rows after an RMS norm, of which the factor 1 / rms may still be owed.
-
-    values (rows, hidden); squares float32 (rows, parts): parts of the sums of squares that the factor follows
-    from, or None if it has been applied. Whoever multiplies the rows applies it to the product: that saves a
-    kernel per norm.
-    """
-
-    values: torch.Tensor
-    squares: torch.Tensor | None = None
-    eps: float = 0.0
-
-
-@dataclass(frozen=True)
-class AddNorm:
-    """What follows a product: adding to the residual (rows, out), and a norm with weight (out,)."""
-
-    residual: torch.Tensor
-    weight: torch.Tensor
-    eps: float
-
-
-@dataclass(frozen=True)
-class _After:
-    """Where a kernel writes what ``AddNorm`` asks for."""
-
-    total: torch.Tensor
-    squares: torch.Tensor
-
-
 def matvec(
     x: Normed, matrix: torch.Tensor, space: Workspace, gated: bool = False, after: AddNorm | None = None
-) -> tuple[torch.Tensor, _After | None]:
+) -> tuple[torch.Tensor, Written | None]:
     """One row times a matrix (N, K) -> (1, N); ``gated``: a matrix (2 N, K), and silu(gate) * up."""
     values, inner = x.values, matrix.shape[1]
     size = matrix.shape[0] // (2 if gated else 1)
     rows = 1 if gated else 4 if after else 2
     blocks = triton.cdiv(size, rows)
     out = torch.empty(1, size, dtype=values.dtype, device=values.device)
-    written = _After(torch.empty_like(out), _squares(out, blocks)) if after else None
+    written = Written(torch.empty_like(out), new_squares(out, blocks)) if after else None
     parts = 0 if x.squares is None else x.squares.shape[1]
     matvec_kernel[(blocks,)](
-        *(values, matrix, out, *_fused(x, after, written, out)),
+        *(values, matrix, out, *fused_arguments(x, after, written, out)),
         *(size, after.eps if after else x.eps, inner),
         GATED=gated,
         SCALED=parts,
@@ -88,18 +44,6 @@ def matvec(
         **space.launch,
     )
     return out, written
-
-
-def _squares(out: torch.Tensor, blocks: int) -> torch.Tensor:
-    return torch.empty(len(out), blocks, dtype=torch.float32, device=out.device)
-
-
-def _fused(x: Normed, after: AddNorm | None, written: _After | None, unused: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The kernels' arguments SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES."""
-    squares = unused if x.squares is None else x.squares
-    if after is None or written is None:
-        return squares, unused, unused, unused, unused
-    return squares, after.residual, after.weight, written.total, written.squares
 
 
 class DenseLinear:
@@ -117,7 +61,9 @@ class DenseLinear:
         """Whether ``fused`` takes so many rows."""
         return rows == 1
 
-    def fused(self, x: Normed, gated: bool = False, after: AddNorm | None = None) -> tuple[torch.Tensor, _After | None]:
+    def fused(
+        self, x: Normed, gated: bool = False, after: AddNorm | None = None
+    ) -> tuple[torch.Tensor, Written | None]:
         """A product with what comes before and after it."""
         return matvec(x, self.matrix, self.workspace, gated, after)
 
@@ -187,18 +133,18 @@ class QuantisedLinear:
 
     def fused(
         self, x: Normed, gated: bool = False, after: AddNorm | None = None, launch: Launch | None = None
-    ) -> tuple[torch.Tensor, _After | None]:
+    ) -> tuple[torch.Tensor, Written | None]:
         """The product without expanding the weights, with what comes before and after it."""
         values, size = x.values, self.out // (2 if gated else 1)
         launch = launch or self.plan(size, self.inner, len(values))
         blocks = triton.cdiv(size, launch.block_n)
         out = torch.empty(len(values), size, dtype=values.dtype, device=values.device)
-        written = _After(torch.empty_like(out), _squares(out, blocks)) if after else None
+        written = Written(torch.empty_like(out), new_squares(out, blocks)) if after else None
         space = self.workspace
         assert launch.split * launch.block_m * self.out <= space.parts.numel() and blocks <= space.arrived.numel()
         quantised_matmul_kernel[(blocks, launch.split)](
             *(values, self.words, self.scales, self.zeros, out, space.parts, space.arrived),
-            *_fused(x, after, written, out),
+            *fused_arguments(x, after, written, out),
             *(len(values), size, after.eps if after else x.eps, self.inner),
             **self._constants,
             GATED=gated,

@@ -6,7 +6,8 @@ import torch
 import triton
 
 from deployments.llm.kernels import attention, elementwise
-from deployments.llm.kernels.linear import AddNorm, DenseLinear, Normed, QuantisedLinear, Workspace, matvec
+from deployments.llm.kernels.fusion import AddNorm, Normed, Workspace
+from deployments.llm.kernels.linear import DenseLinear, QuantisedLinear, matvec
 from deployments.llm.kernels.sampling import draw_kernel
 from deployments.llm.model import Chunk, KVCache
 from deployments.llm.runner import Sampler, SlotState, Vocabulary
