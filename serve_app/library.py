@@ -5,25 +5,18 @@ replica, or by hand, is so for all of them with the next request. Files appear w
 costs its own voice only. Writers take turns through a lock file, so that the caps hold for all together.
 """
 
-import contextlib
-import fcntl
 import logging
-import os
 import re
-import threading
 import unicodedata
-import uuid
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 from urllib.parse import quote, unquote
 
 import numpy as np
 
 from deployments.errors import InvalidInputError, NotFoundError, StageError
 from deployments.types import Reference
+from serve_app.shared_files import Held, Signature, only_writer, signature_of, write_whole
 from serve_app.voice_file import DamagedVoice, Label, Voice, dump, read, read_label
 
 logger = logging.getLogger("ray.serve")
@@ -32,8 +25,6 @@ SUFFIX = ".safetensors"
 _NAME = re.compile(r"\w[\w.-]*")
 _NAME_BYTES = 64  # percent-encoded three times as many, still a file name
 _HELD_BYTES = 128 * 2**20
-Signature = tuple[int, int, int]  # inode, time of change in ns, bytes
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,14 +59,14 @@ class Library:
         self._folder = folder
         self._weights = weights
         self._caps = caps
-        self._voices = _Held[Voice](_HELD_BYTES)
-        self._labels = _Held[Label](_HELD_BYTES)
+        self._voices = Held[Voice](_HELD_BYTES)
+        self._labels = Held[Label](_HELD_BYTES)
         self._reported: dict[str, Signature] = {}
 
     def get(self, name: str) -> Voice | None:
         """The voice of that name, None if there is none. Raises NotFoundError if its file is damaged."""
         path = self._path(name)
-        signature = _signature(path) if path else None
+        signature = signature_of(path) if path else None
         if path is None or signature is None:
             return None
         name = unquote(path.stem)
@@ -105,9 +96,10 @@ class Library:
         path, content = self._path(voice.name), dump(voice, self._weights)
         assert path is not None
         try:
-            with self._locked():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with only_writer(self._folder):
                 self._check_room(path, len(content))
-                _write(path, content)
+                write_whole(path, content)
         except OSError as error:
             raise StageError(f"the voice could not be stored: {error.strerror}") from error
 
@@ -116,10 +108,10 @@ class Library:
         path = self._path(voice.name)
         assert path is not None
         try:
-            with self._locked():
+            with only_writer(self._folder):
                 stored = read(path, voice.name, self._weights)
                 if stored.label == voice.label and np.array_equal(stored.clip.samples, voice.clip.samples):
-                    _write(path, dump(replace(stored, reference=reference), self._weights))
+                    write_whole(path, dump(replace(stored, reference=reference), self._weights))
         except (DamagedVoice, OSError) as error:  # it was spoken with all the same
             logger.warning("the voice %r keeps the reference of other weights: %s", voice.name, error)
 
@@ -129,7 +121,7 @@ class Library:
         if path is None:
             return False
         try:
-            with self._locked(make=False):
+            with only_writer(self._folder):
                 path.unlink()
         except FileNotFoundError:
             return False
@@ -151,7 +143,7 @@ class Library:
             return []
 
     def _label(self, path: Path) -> Label | None:
-        name, signature = unquote(path.stem), _signature(path)
+        name, signature = unquote(path.stem), signature_of(path)
         if signature is None or self._path(name) != path:
             return None
         label = self._labels.get(name, signature)
@@ -174,7 +166,7 @@ class Library:
         logger.error("the stored voice %r (%d bytes) is damaged and left out: %s", name, signature[2], error)
 
     def _check_room(self, path: Path, size: int) -> None:
-        others = [_signature(file) for file in self._files() if file != path]
+        others = [signature_of(file) for file in self._files() if file != path]
         sizes = [signature[2] for signature in others if signature is not None]
         if len(sizes) >= self._caps.voices or sum(sizes) + size > self._caps.size:
             raise InvalidInputError(
@@ -182,60 +174,3 @@ class Library:
                 "name",
                 "voices_full",
             )
-
-    @contextlib.contextmanager
-    def _locked(self, make: bool = True) -> Iterator[None]:
-        """The only writer among all threads and processes."""
-        if make:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases it
-            yield
-
-
-class _Held(Generic[T]):
-    """What was read of files, each as long as its file stays the same; the least recently used are dropped."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._items: OrderedDict[str, tuple[Signature, T, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, name: str, signature: Signature) -> T | None:
-        with self._lock:
-            if name not in self._items or self._items[name][0] != signature:
-                return None
-            self._items.move_to_end(name)
-            return self._items[name][1]
-
-    def put(self, name: str, signature: Signature, item: T, size: int) -> None:
-        with self._lock:
-            self._size += size - (self._items.pop(name)[2] if name in self._items else 0)
-            self._items[name] = (signature, item, size)
-            while self._size > self._limit:
-                self._size -= self._items.popitem(last=False)[1][2]
-
-
-def _signature(path: Path) -> Signature | None:
-    """What changes whenever the file does; None if it is not there."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of a file or nothing, on the disk when this returns. Only for who holds the lock."""
-    for abandoned in path.parent.glob(".*.tmp"):
-        abandoned.unlink()
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,5 +1,6 @@
 """The library: what one process stores all have at once, damage costs one voice, and no name leaves the folder."""
 
+import fcntl
 import logging
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -174,6 +175,21 @@ def test_the_cap_holds_among_writers_at_the_same_time(tmp_path: Path) -> None:
     assert len(library(tmp_path).labels()) == 5
 
 
+def test_readers_meet_the_old_voice_or_the_new_one_whole(tmp_path: Path) -> None:
+    library(tmp_path).put(voice(seed=0))
+
+    def overwrite(seed: int) -> None:
+        library(tmp_path).put(voice(seed=seed))
+
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(overwrite, seed) for seed in range(20)]
+        while not all(each.done() for each in writing):
+            found = library(tmp_path).get("anna")
+            assert found is not None
+            assert_same(found, voice(seed=int(found.transcript.split()[-1])))
+    assert all(each.exception() is None for each in writing)
+
+
 def test_a_write_that_fails_leaves_the_old_voice_and_no_rubbish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +204,20 @@ def test_a_write_that_fails_leaves_the_old_voice_and_no_rubbish(
         stored.put(voice(seed=1))
     assert_same(stored.get("anna"), voice())
     assert sorted(path.name for path in (tmp_path / "voices").iterdir()) == [".lock", "anna.safetensors"]
+
+
+def test_a_writer_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = library(tmp_path)
+    stored.put(voice())
+    monkeypatch.setattr("serve_app.shared_files.PATIENCE_S", 0.05)
+    with (tmp_path / "voices" / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StageError, match="another writer"):
+            stored.put(voice(seed=1))
+        with pytest.raises(StageError, match="another writer"):
+            stored.delete("anna")
+        assert_same(stored.get("anna"), voice())
+    stored.put(voice(seed=1))
 
 
 def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path: Path) -> None:
