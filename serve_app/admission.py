@@ -1,6 +1,6 @@
 """ASGI middleware that decides who may ask, and how much at once: keys, request rate, requests in flight.
 
-Each ingress replica counts for itself. Listings and health stay free of the rate; only generating is counted.
+Each ingress replica counts for itself. Listings and health stay free of the rate: they occupy no stage.
 """
 
 import hmac
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.errors import envelope
 
 _CLIENTS = 10_000
+_WORKING = ("/v1/audio/speech", "/v1/audio/voices")
 
 
 class Auth:
@@ -38,7 +39,7 @@ class Auth:
 
 
 class Admission:
-    """Limits generating requests: so many in flight at once, so many per minute for each key or address."""
+    """Limits requests that occupy a stage: so many in flight at once, so many per minute for each key or address."""
 
     def __init__(self, app: ASGIApp, max_in_flight: int, per_minute: float | None) -> None:
         self._app = app
@@ -47,7 +48,7 @@ class Admission:
         self._rate = _Rate(per_minute) if per_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/v1/audio/speech"):
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(_WORKING):
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)

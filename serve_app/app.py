@@ -9,7 +9,9 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.checkpoint import Layout
 from deployments.encoder.deployment import Encoder
+from deployments.encoder.load import weights_digest
 from deployments.llm.deployment import LLM
 from deployments.vocoder.deployment import Vocoder
 from serve_app.config import AppArgs, Stage
@@ -33,7 +35,10 @@ def build(args: AppArgs) -> serve.Application:
         for variant in variants
     }
     options = deployment_options("Ingress", args.ingress, "cpu")
-    return Ingress.options(**options).bind(args, variants, encoder, llm, vocoder)  # type: ignore[attr-defined]
+    weights = weights_digest(Layout(args.models.absolute()), args.encoder.options)
+    if args.voices_dir is not None:  # a replica's working directory is another
+        args = args.model_copy(update={"voices_dir": args.voices_dir.absolute()})
+    return Ingress.options(**options).bind(args, variants, encoder, llm, vocoder, weights)  # type: ignore[attr-defined]
 
 
 def deployment_options(name: str, stage: Stage, device: str) -> dict[str, Any]:

@@ -92,6 +92,9 @@ class Limits(Args):
     max_input_chars: int = Field(4096, ge=1, description="characters of text in one request")
     max_body_mb: float = Field(32, gt=0, description="size of a request's body, MiB")
     min_clip_s: float = Field(0.5, gt=0, description="shortest reference or input clip, seconds")
+    min_voice_s: float = Field(1, gt=0, description="shortest clip that can be stored as a voice, seconds")
+    max_voices: int = Field(1000, ge=1, description="voices that callers can store")
+    max_voices_mb: float = Field(4096, gt=0, description="size of all stored voices together, MiB")
     max_clip_s: float = Field(30, gt=0, description="longest reference, and longest piece of audio to edit, seconds")
     max_edit_s: float = Field(120, gt=0, description="longest audio to edit, seconds; cut where it is quiet")
     segment_s: float = Field(20, gt=0, description="long text is spoken in pieces estimated at up to so many seconds")
@@ -123,6 +126,9 @@ class AppArgs(Args):
         description="flaws for which speech is made once more, with another seed, if the caller fixed none",
     )
     voices: Path | None = Field(None, description="folder with a voices.json of further preset voices")
+    voices_dir: Path | None = Field(
+        None, description="folder for the voices that callers store, one that all nodes share; none: they cannot"
+    )
     api_keys: list[SecretStr] = Field(
         default_factory=_keys_from_environment,
         description="keys that may ask, as Bearer tokens; default: $EDITX_API_KEYS, comma-separated; none: everybody",

@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import NotFoundError
 from deployments.llm.prompt import edit_types
-from serve_app import errors
+from serve_app import errors, voice_routes
 from serve_app.admission import Admission, Auth
 from serve_app.audio_format import MEDIA_TYPES, ClipLimits
 from serve_app.body import BodyLimit
@@ -23,7 +23,7 @@ from serve_app.responses import audio_file, audio_stream, event_stream
 from serve_app.schemas import SpeechRequest
 from serve_app.service import Service
 from serve_app.stages import RemoteEncoder, RemoteLLM, RemoteVocoder, ReplicaStates
-from serve_app.voices import PRESETS, Voices
+from serve_app.voices import PRESETS, Voices, library
 
 Patience = Annotated[float | None, Header(alias="x-request-timeout-seconds", gt=0, description="deadline, seconds")]
 DESCRIPTION = "Zero-shot voice cloning and audio editing with Step-Audio-EditX; OpenAI's speech API and more."
@@ -45,6 +45,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Auth, keys=[key.get_secret_value() for key in service.args.api_keys])
     _add_speech(app, service)
     _add_listings(app, service)
+    voice_routes.add(app, service)
     _add_health(app, service)
     return app
 
@@ -109,23 +110,6 @@ def _add_listings(app: FastAPI, service: Service) -> None:
                 return model
         raise NotFoundError(f"no model is named {name!r}; see /v1/models", "model", "model_not_found")
 
-    @app.get("/v1/voices", include_in_schema=False)
-    @app.get("/v1/audio/voices")
-    async def list_voices() -> dict[str, Any]:
-        """The voices a request may name."""
-        voices = [
-            {
-                "id": voice.name,
-                "name": voice.name,
-                "language": voice.language,
-                "description": voice.description,
-                "transcript": voice.transcript,
-                "duration": round(voice.clip.duration, 3),
-            }
-            for voice in service.voices.all()
-        ]
-        return {"object": "list", "data": voices}
-
     @app.get("/v1/tags")
     async def list_tags() -> dict[str, list[str]]:
         """The edit types and their options."""
@@ -179,6 +163,7 @@ class Ingress:
         encoder: DeploymentHandle,
         llm: dict[Variant, DeploymentHandle],
         vocoder: DeploymentHandle,
+        encoder_weights: str,
     ) -> None:
         folders: list[Path] = [PRESETS] + ([args.voices] if args.voices else [])
         limits = ClipLimits(args.limits.min_clip_s, args.limits.max_clip_s)
@@ -188,7 +173,8 @@ class Ingress:
             RemoteVocoder("Vocoder", vocoder),
         )
         states = ReplicaStates(serve.get_replica_context().app_name)
-        self._service = Service(args, variants, Voices(folders, limits), stages, states)
+        voices = Voices(folders, limits, library(args, encoder_weights))
+        self._service = Service(args, variants, voices, stages, states)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._service)

@@ -25,6 +25,7 @@ from deployments.types import (
     Speech,
 )
 from serve_app.quality import flaws, ran_away
+from serve_app.voice_file import Voice
 
 SEGMENTS_IN_WORK = 4
 PAUSE_S = 0.15
@@ -120,18 +121,16 @@ class Piece:
     instruction: str
 
 
-async def clone(
-    stages: Stages, variant: str, clip: Clip, transcript: str, texts: list[str], draws: Draws, timings: Timings
-) -> Audio:
-    """Speak ``texts``, one after the other, with the voice of ``clip``, whose words are ``transcript``.
+async def clone(stages: Stages, variant: str, voice: Voice, texts: list[str], draws: Draws, timings: Timings) -> Audio:
+    """Speak ``texts``, one after the other, with ``voice``; the encoder is asked only for what is not known of it.
 
     A few are in work at a time; each has draws of its own, so that the order in which they end changes nothing.
     """
-    reference = await encode(stages, clip, timings)
-    speaker, in_work = speaker_name(transcript, clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
+    reference = voice.reference or await encode(stages, voice.clip, timings)
+    speaker, in_work = speaker_name(voice.transcript, voice.clip), asyncio.Semaphore(SEGMENTS_IN_WORK)
 
     async def speak(number: int, text: str) -> Audio:
-        prompt = ClonePrompt(text, transcript.strip(), reference.codes, speaker)
+        prompt = ClonePrompt(text, voice.transcript.strip(), reference.codes, speaker)
         async with in_work:
             return await _speak(stages, variant, prompt, reference, draws.numbered(number), timings)
 

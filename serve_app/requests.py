@@ -15,6 +15,7 @@ from serve_app.pipeline import Draws, Piece
 from serve_app.schemas import Format, Mode, SpeechRequest, StepAudio
 from serve_app.split import split
 from serve_app.text import distribute, segments
+from serve_app.voice_file import Label, Voice
 from serve_app.voices import Voices
 
 MODEL = "step-audio-editx"
@@ -30,7 +31,7 @@ _ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "notice
 class Job:
     """A checked request.
 
-    clip, transcript: the reference and its words; texts: what to speak, in segments (clone).
+    voice: the reference; texts: what to speak with it, in segments (clone).
     pieces: the audio to edit with what to do to it; rounds: how often (edits).
     """
 
@@ -39,8 +40,7 @@ class Job:
     draws: Draws
     format: Format
     speed: float
-    clip: Clip | None = None
-    transcript: str = ""
+    voice: Voice | None = None
     texts: tuple[str, ...] = ()
     pieces: tuple[Piece, ...] = ()
     rounds: int = 1
@@ -87,23 +87,14 @@ class Planner:
             speed=body.speed,
         )
         if options.mode == "clone":
-            clip, transcript = self._reference(body, options, uploads)
+            voice = self._reference(body, options, uploads)
             texts = segments(body.input.strip(), self._args.limits.segment_s)
-            return replace(job, clip=clip, transcript=transcript, texts=tuple(texts))
+            return replace(job, voice=voice, texts=tuple(texts))
         pieces = self._pieces(body, options, uploads)
         return replace(job, pieces=tuple(pieces), rounds=options.n_edit_iter)
 
     def _check_text(self, text: str, mode: Mode) -> None:
-        if "\0" in text:
-            raise InvalidInputError("input holds a null character", "input", "invalid_text")
-        if _STACKED_MARKS.search(text):
-            raise InvalidInputError("input stacks too many combining characters", "input", "invalid_text")
-        if len(text) > self._args.limits.max_input_chars:
-            raise InvalidInputError(
-                f"input has {len(text)} characters, at most {self._args.limits.max_input_chars} are allowed",
-                "input",
-                "text_too_long",
-            )
+        check_characters(text, self._args.limits.max_input_chars, "input")
         if mode in ("clone", "paralinguistic") and not any(c.isalnum() for c in text):
             raise InvalidInputError(f"mode {mode} needs input with something to speak", "input", "text_empty")
 
@@ -160,27 +151,40 @@ class Planner:
                 f"mode {options.mode} needs the transcript of the audio", "step_audio.audio_text", "missing_field"
             )
         limits = ClipLimits(self._limits.min_s, self._args.limits.max_edit_s)
-        return _decode(data, limits, "step_audio.input_audio_base64"), transcript
+        return decode_field(data, limits, "step_audio.input_audio_base64"), transcript
 
-    def _reference(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> tuple[Clip, str]:
+    def _reference(self, body: SpeechRequest, options: StepAudio, uploads: Uploads) -> Voice:
         data = uploads.prompt_audio or _from_base64(options.prompt_audio_base64, "step_audio.prompt_audio_base64")
         if data is None:
             named = body.voice if isinstance(body.voice, str) or body.voice is None else body.voice.id
-            voice = self._voices.get(named or self._args.default_voice)
-            return voice.clip, voice.transcript
+            return self._voices.get(named or self._args.default_voice)
         transcript = (options.prompt_text or "").strip()
         if not transcript:
             raise InvalidInputError(
                 "a reference of your own needs its transcript", "step_audio.prompt_text", "missing_field"
             )
-        return _decode(data, self._limits, "step_audio.prompt_audio_base64"), transcript
+        clip = decode_field(data, self._limits, "step_audio.prompt_audio_base64")
+        return Voice(Label("", transcript, clip.duration), clip)
 
 
-def _decode(data: bytes, limits: ClipLimits, param: str) -> Clip:
+def decode_field(data: bytes, limits: ClipLimits, param: str) -> Clip:
+    """The clip that came in the field ``param``. Raises InvalidInputError that names it."""
     try:
         return decode(data, limits)
     except InvalidInputError as error:
         raise InvalidInputError(error.message, param, error.code) from None
+
+
+def check_characters(text: str, most: int, param: str) -> None:
+    """Raises InvalidInputError, naming ``param``, for text that is too long or that no one could mean."""
+    if "\0" in text:
+        raise InvalidInputError(f"{param} holds a null character", param, "invalid_text")
+    if _STACKED_MARKS.search(text):
+        raise InvalidInputError(f"{param} stacks too many combining characters", param, "invalid_text")
+    if len(text) > most:
+        raise InvalidInputError(
+            f"{param} has {len(text)} characters, at most {most} are allowed", param, "text_too_long"
+        )
 
 
 def _from_base64(text: str | None, param: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from serve_app.config import Variant
@@ -9,6 +10,7 @@ from serve_app.config import Variant
 Mode = Literal["clone", "emotion", "style", "speed", "paralinguistic", "denoise", "vad"]
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 Text = Annotated[str, StringConstraints(max_length=100_000)]
+Note = Annotated[str, StringConstraints(max_length=1000)]
 HeaderText = Annotated[str, StringConstraints(max_length=512, pattern=r"^[\x20-\x7e]*$")]
 HeaderName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 
@@ -39,6 +41,17 @@ class StepAudio(Body):
     edit_info: str | None = Field(None, max_length=64, description="the edit's option, e.g. happy; see /v1/tags")
     intensity: float = Field(1.0, ge=0.1, le=3.0, description="other values put an adverb before the option")
     n_edit_iter: int = Field(1, ge=1, le=4, description="rounds; each edits the audio of the round before")
+
+
+class VoiceUpload(Body):
+    """POST /v1/audio/voices, as multipart/form-data."""
+
+    name: Annotated[str, StringConstraints(max_length=256)] = Field(description="also its id; an old one is replaced")
+    audio_sample: UploadFile = Field(description="1 to 30 s of one speaker")
+    transcript: Text | None = Field(None, description="what the audio says")
+    ref_text: Text | None = Field(None, description="another name for transcript")
+    consent: Note | None = Field(None, description="kept with the voice, e.g. who agreed to its use")
+    description: Note | None = None
 
 
 class SpeechRequest(Body):

@@ -13,11 +13,14 @@ from deployments.types import SAMPLE_RATE
 from serve_app.audio_format import Tempo, change_speed, encode
 from serve_app.audio_stream import Encoder
 from serve_app.config import AppArgs, Variant
+from serve_app.enrolment import NewVoice, checked
 from serve_app.fetch import fetch
 from serve_app.pipeline import Audio, Stages, Timings, clone, edit
+from serve_app.pipeline import encode as encode_clip
 from serve_app.requests import Job, Planner, Uploads, check_sources
 from serve_app.schemas import SpeechRequest, StepAudio
 from serve_app.streaming import Samples, Usage, stream
+from serve_app.voice_file import Label
 from serve_app.voices import Voices
 
 
@@ -73,7 +76,7 @@ class Service:
         """As ``speech``, but returns once the first bytes are there; the deadline is theirs."""
         timings, usage = Timings(), Usage()
         async with self._deadline(patience_s):
-            job = await self._plan(body, uploads)
+            job = await self._plan(body, uploads, timings)
             chunks = encoded(job, stream(self.stages, job, timings, usage), usage)
             first = await anext(chunks)
         return Spoken(job, timings, usage, self._rest(first, chunks))
@@ -99,20 +102,36 @@ class Service:
         except TimeoutError:
             raise DeadlineError("no result within the deadline; try again later", by_client) from None
 
+    async def add_voice(self, new: NewVoice, patience_s: float | None = None) -> Label:
+        """Encode and store a voice; one of the same name is replaced.
+
+        Raises: InvalidInputError for what cannot be a voice, or if no more can be stored; else as ``speech``.
+        """
+        async with self._deadline(patience_s):
+            voice = await asyncio.to_thread(checked, new, self.voices.free_name(new.name), self.args.limits)
+            voice = replace(voice, reference=await self.stages.encoder.encode(voice.clip))
+            await asyncio.to_thread(self.voices.put, voice)
+            return voice.label
+
     async def _speech(self, body: SpeechRequest, uploads: Uploads) -> Result:
         timings = Timings()
-        job = await self._plan(body, uploads)
+        job = await self._plan(body, uploads, timings)
         audio = await run(self.stages, job, timings)
         if "empty" in audio.flaws:
             raise StageError("the language model gave no audio")
         data, duration = await asyncio.to_thread(_package, audio, job)
         return Result(data, duration, job, audio, timings)
 
-    async def _plan(self, body: SpeechRequest, uploads: Uploads) -> Job:
+    async def _plan(self, body: SpeechRequest, uploads: Uploads, timings: Timings) -> Job:
         check_sources(body, uploads, self.args.limits.allow_urls)
         uploads = await self._fetched(body.step_audio or StepAudio(), uploads)
         planner = Planner(self.args, self.variants, self.voices)
-        return await asyncio.to_thread(planner.plan, body, uploads)
+        job = await asyncio.to_thread(planner.plan, body, uploads)
+        if job.voice is None or not job.voice.stale:
+            return job
+        reference = await encode_clip(self.stages, job.voice.clip, timings)
+        await asyncio.to_thread(self.voices.refresh, job.voice, reference)
+        return replace(job, voice=replace(job.voice, reference=reference))
 
     async def _fetched(self, options: StepAudio, uploads: Uploads) -> Uploads:
         """``uploads`` with what the request's URLs point to."""
@@ -129,8 +148,8 @@ class Service:
 async def run(stages: Stages, job: Job, timings: Timings) -> Audio:
     """The pipeline of the job's mode."""
     if job.mode == "clone":
-        assert job.clip is not None
-        return await clone(stages, job.variant, job.clip, job.transcript, list(job.texts), job.draws, timings)
+        assert job.voice is not None
+        return await clone(stages, job.variant, job.voice, list(job.texts), job.draws, timings)
     return await edit(stages, job.variant, list(job.pieces), job.rounds, job.draws, timings)
 
 

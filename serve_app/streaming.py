@@ -47,11 +47,12 @@ class Usage:
 async def stream(stages: Stages, job: Job, timings: Timings, usage: Usage) -> Samples:
     """Samples (n,) of a job at 24 kHz as they come; ``timings`` and ``usage`` are complete at the end."""
     if job.mode == "clone":
-        assert job.clip is not None
-        reference = await encode(stages, job.clip, timings)
-        speaker = speaker_name(job.transcript, job.clip)
+        assert job.voice is not None
+        transcript, clip = job.voice.transcript, job.voice.clip
+        reference = job.voice.reference or await encode(stages, clip, timings)
+        speaker = speaker_name(transcript, clip)
         turns: list[Turn] = [
-            Turn(ClonePrompt(text, job.transcript, reference.codes, speaker), job.draws.numbered(number), reference)
+            Turn(ClonePrompt(text, transcript.strip(), reference.codes, speaker), job.draws.numbered(number), reference)
             for number, text in enumerate(job.texts)
         ]
         pause_s = PAUSE_S

@@ -43,14 +43,18 @@ def load(layout: Layout, device: torch.device, options: EncoderOptions | None = 
 
 def open_cache(layout: Layout, options: EncoderOptions, observe: Callable[[str], None]) -> Cache:
     """The cache of what this checkpoint gives under these options; ``observe`` is told of its events."""
-    folder, codebook = options.paraformer or layout.paraformer, options.codebook or layout.codebook
-    files = [folder / name for name in ("config.yaml", "model.pt", "am.mvn")]
-    files += [codebook, layout.s3, layout.cosyvoice / "campplus.onnx"]
-    weights = fingerprint.of_files(files, f"{CACHE_VERSION}/{options.precision}")
     store = None
     if options.cache_dir is not None:
         store = Store(options.cache_dir, options.cache_dir_mb * 2**20, observe)
-    return Cache(weights, options.cache_mb * 2**20, store, observe)
+    return Cache(weights_digest(layout, options), options.cache_mb * 2**20, store, observe)
+
+
+def weights_digest(layout: Layout, options: EncoderOptions) -> str:
+    """Digest of all that decides what a clip is encoded to."""
+    folder, codebook = options.paraformer or layout.paraformer, options.codebook or layout.codebook
+    files = [folder / name for name in ("config.yaml", "model.pt", "am.mvn")]
+    files += [codebook, layout.s3, layout.cosyvoice / "campplus.onnx"]
+    return fingerprint.of_files(files, f"{CACHE_VERSION}/{options.precision}")
 
 
 def set_precision(precision: str) -> None:

@@ -48,6 +48,7 @@ def write_config(folder: Path, port: int) -> Path:
     config = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text())
     config["http_options"]["port"] = port
     args = config["applications"][0]["args"]
+    args["voices_dir"] = str(folder / "voices")
     args["limits"] = {"max_concurrent_requests": MAX_IN_FLIGHT, "body_timeout_s": 3}
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -75,6 +75,7 @@ def test_the_combined_table_judges_only_where_there_is_a_target() -> None:
 
 
 def test_the_voices_can_be_loaded(tmp_path: Path) -> None:
-    voices = Voices([write_voices(tmp_path / "voices", 1.0)], ClipLimits(0.5, 30)).all()
-    assert len({voice.clip.samples.tobytes() for voice in voices}) == 8
-    assert all(voice.clip.duration == pytest.approx(1.0) for voice in voices)
+    voices = Voices([write_voices(tmp_path / "voices", 1.0)], ClipLimits(0.5, 30))
+    labels = voices.labels()
+    assert len({voices.get(label.name).clip.samples.tobytes() for label in labels}) == 8
+    assert all(label.duration == pytest.approx(1.0) for label in labels)

@@ -7,14 +7,19 @@ import pytest
 from deployments.errors import InvalidInputError
 from deployments.types import Clip, ClonePrompt, EditPrompt, Generation, Prompt, Reference, Sampling, Speech
 from serve_app.pipeline import Audio, Draws, Piece, Stages, Timings, clone, edit, speaker_name
+from serve_app.voice_file import Label, Voice
 from tests.serve_app.fakes import FakeEncoder, FakeLLM, FakeVocoder, fake_stages
 
 CLIP = Clip(np.linspace(-0.5, 0.5, 16_000, dtype=np.float32)[np.newaxis], 16_000)
 
 
+def voice(transcript: str = "a") -> Voice:
+    return Voice(Label("", transcript, CLIP.duration), CLIP)
+
+
 async def test_clone_hands_reference_codes_transcript_and_text_to_the_named_variant() -> None:
     stages = fake_stages()
-    audio = await clone(stages, "awq", CLIP, " words \n", ["speak this"], Draws(Sampling(seed=3)), Timings())
+    audio = await clone(stages, "awq", voice(" words \n"), ["speak this"], Draws(Sampling(seed=3)), Timings())
     awq, base, vocoder = stages.llm["awq"], stages.llm["base"], stages.vocoder
     assert isinstance(awq, FakeLLM) and isinstance(base, FakeLLM) and isinstance(vocoder, FakeVocoder)
     (prompt,) = awq.prompts
@@ -37,7 +42,7 @@ async def test_segments_are_spoken_with_one_voice_and_joined_in_order() -> None:
             return Speech(np.full(100, seed, np.float32), 0, 0)
 
     stages = Stages(FakeEncoder(), {"base": LateFirst()}, Counting())
-    audio = await clone(stages, "base", CLIP, "a", ["first", "second"], Draws(Sampling(seed=5)), Timings())
+    audio = await clone(stages, "base", voice(), ["first", "second"], Draws(Sampling(seed=5)), Timings())
     assert audio.samples[:100].tolist() == [5] * 100 and audio.samples[-100:].tolist() == [6] * 100
     assert len(audio.samples) == 200 + 3600 and (audio.prompt_tokens, audio.audio_tokens) == (14, 15)
 
@@ -61,8 +66,7 @@ async def test_a_failing_segment_ends_the_others() -> None:
         await clone(
             Stages(FakeEncoder(), {"base": llm}, FakeVocoder()),
             "base",
-            CLIP,
-            "a",
+            voice(),
             ["x"] * 3,
             Draws(Sampling(0)),
             Timings(),
@@ -85,7 +89,7 @@ async def test_every_edit_round_takes_the_audio_of_the_round_before() -> None:
 
 async def test_timings_name_every_stage() -> None:
     timings = Timings()
-    await clone(fake_stages(), "base", CLIP, "a", ["b"], Draws(Sampling(seed=0)), timings)
+    await clone(fake_stages(), "base", voice(), ["b"], Draws(Sampling(seed=0)), timings)
     fields = dict(part.split(";dur=") for part in timings.header().split(", "))
     assert list(fields) == ["encode", "queue", "llm", "vocode", "total"]
     assert (float(fields["llm"]), float(fields["vocode"])) == (250.0, 125.0)
@@ -94,7 +98,7 @@ async def test_timings_name_every_stage() -> None:
 async def test_a_failing_stage_fails_the_request() -> None:
     with pytest.raises(RuntimeError, match="out of order"):
         await clone(
-            fake_stages(RuntimeError("out of order")), "base", CLIP, "a", ["b"], Draws(Sampling(seed=0)), Timings()
+            fake_stages(RuntimeError("out of order")), "base", voice(), ["b"], Draws(Sampling(seed=0)), Timings()
         )
 
 
@@ -116,7 +120,7 @@ class Flawed(FakeLLM):
 async def spoken(llm: FakeLLM, seed: int, retry_on: set[str]) -> tuple[Audio, Timings]:
     stages, timings = Stages(FakeEncoder(), {"base": llm}, FakeVocoder()), Timings()
     draws = Draws(Sampling(seed), frozenset(retry_on))
-    return await clone(stages, "base", CLIP, "a", ["b"], draws, timings), timings
+    return await clone(stages, "base", voice(), ["b"], draws, timings), timings
 
 
 async def test_a_flaw_is_retried_once_with_another_seed_and_the_better_one_kept() -> None:
