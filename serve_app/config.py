@@ -6,7 +6,7 @@ rather than under Serve's ``deployments:``, because Serve replaces whole blocks 
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -66,7 +66,11 @@ class LLMStage(Stage):
     slots: int | None = Field(None, ge=1, description="requests that decode at once; default: what memory allows")
     max_length: int = Field(8192, ge=64, le=8192, description="tokens of a prompt and its answer")
     max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot; more get 429")
-    coalesce_ms: float = Field(20, ge=0, description="a stream's codes are handed on at this interval, milliseconds")
+    handouts: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 5, 8, 16),
+        min_length=1,
+        description="groups of a stream's codes handed on together, the last number repeating: the vocoder's chunks",
+    )
     deterministic: bool = Field(False, description="on a GPU, the same seed gives the same codes in any company")
 
 

@@ -12,7 +12,7 @@ from deployments import device as share
 from deployments.checkpoint import Layout
 from deployments.errors import InvalidInputError, StageError
 from deployments.llm import budget
-from deployments.llm.jobs import Job, Piece
+from deployments.llm.jobs import HANDOUTS, Job, Piece
 from deployments.llm.loading import Options, load_engine
 from deployments.llm.metrics import EngineMetrics
 from deployments.llm.sampling import MAX_TOP_K
@@ -29,7 +29,7 @@ class LLM:
         slots: requests that decode at once; None takes what memory allows, 8 on a CPU.
         max_length: tokens of a prompt and its answer.
         max_waiting: requests that may wait for a slot; more are refused.
-        coalesce_ms: a stream's codes are handed out at this interval, after the first group.
+        handouts: groups of a stream's codes that are handed out together, the last number repeating.
         deterministic: on a GPU, the same seed gives the same codes in any company; always so on a CPU.
     """
 
@@ -43,7 +43,7 @@ class LLM:
         slots: int | None = None,
         max_length: int = budget.MAX_LENGTH,
         max_waiting: int = 64,
-        coalesce_ms: float = 20.0,
+        handouts: tuple[int, ...] = HANDOUTS,
         deterministic: bool = False,
     ) -> None:
         where = share.claim(device, num_gpus, num_cpus)
@@ -51,7 +51,7 @@ class LLM:
             slots,
             max_length,
             max_waiting=max_waiting,
-            coalesce_s=coalesce_ms / 1000,
+            handouts=tuple(handouts),
             memory_fraction=min(num_gpus, 1.0) or 1.0,
             deterministic=deterministic,
         )

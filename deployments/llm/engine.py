@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import numpy as np
 
 from deployments.errors import StageError
-from deployments.llm.jobs import Event, Job, Piece, Request, Stats, hand_over, until_last
+from deployments.llm.jobs import HANDOUTS, Event, Job, Piece, Request, Stats, hand_over, until_last
 from deployments.llm.runner import Result, Runner
 from deployments.llm.scheduler import Finish, Plan, Prefill, Scheduler
 from deployments.types import GROUP_SIZE
@@ -37,7 +37,7 @@ class Engine:
         stops: ids that end a generation.
         chunk: tokens of a prompt that are prefilled between two steps.
         max_waiting: requests that may wait for a slot before more are refused.
-        coalesce_s: after the first group of codes, groups are handed out together at this interval.
+        handouts: groups of codes that are handed out together: the first so many, the next so many; the last repeats.
         lookahead: steps launched ahead of the results: 1 on a GPU, 0 on a CPU, where a launch is the step itself.
         observe: called on the worker thread every OBSERVE_S while there is work, and when there is none left.
     """
@@ -48,7 +48,7 @@ class Engine:
         stops: Sequence[int],
         chunk: int = 512,
         max_waiting: int = 64,
-        coalesce_s: float = 0.02,
+        handouts: Sequence[int] = HANDOUTS,
         lookahead: int = 0,
         observe: "Callable[[Engine], None] | None" = None,
     ) -> None:
@@ -57,7 +57,7 @@ class Engine:
         self._observe = observe
         self._observed = 0.0
         self._stops = frozenset(stops)
-        self._coalesce_s = coalesce_s
+        self._handouts = tuple(count * GROUP_SIZE for count in handouts)
         self._lookahead = lookahead
         self._scheduler = Scheduler(runner.slots, chunk, max_waiting)
         self._requests: dict[int, Request] = {}
@@ -207,11 +207,10 @@ class Engine:
                 request.held.append(token)
             if finish is not None:
                 self._finish(key, request, finish, now)
-            elif len(request.held) >= GROUP_SIZE and now - request.flushed >= self._coalesce_s:
-                whole = len(request.held) // GROUP_SIZE * GROUP_SIZE
-                request.send(Piece(np.array(request.held[:whole], dtype=np.int32)))
-                request.held = request.held[whole:]
-                request.flushed = now
+            elif len(request.held) == self._handouts[min(request.sent, len(self._handouts) - 1)]:
+                request.send(Piece(np.array(request.held, dtype=np.int32)))
+                request.held = []
+                request.sent += 1
 
     def _finish(self, key: int, request: Request, finish: Finish, now: float) -> None:
         queue_s, compute_s = request.started - request.submitted, now - request.started

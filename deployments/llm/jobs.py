@@ -12,6 +12,11 @@ from deployments.types import Sampling
 logger = logging.getLogger(__name__)
 
 
+HANDOUTS = (1, 5, 8, 16)
+"""Groups handed out together. The first opens a stream in the vocoder; 6, 14, 30 and so on are what its chunks of 15,
+24 and 48 pairs need with their look-ahead of 3. Each item costs Ray's streams about a millisecond, so no more."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A prompt's ids, how many may follow, and how to draw them."""
@@ -55,7 +60,7 @@ class Request:
     send: Callable[[Event], None]
     submitted: float
     started: float = 0.0
-    flushed: float = 0.0
+    sent: int = 0
     held: list[int] = field(default_factory=list)
 
 

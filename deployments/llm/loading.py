@@ -10,6 +10,7 @@ import torch
 from deployments.errors import CheckpointError, StageError
 from deployments.llm import model, weights
 from deployments.llm.engine import Engine
+from deployments.llm.jobs import HANDOUTS
 from deployments.llm.runner import Runner, Vocabulary
 from deployments.llm.step1 import Step1Config
 from deployments.llm.tokenizer import Step1Tokenizer
@@ -28,8 +29,8 @@ class Options:
     """How a model is served.
 
     slots: requests that decode at once; None takes what memory allows. max_length: tokens of prompt and answer.
-    chunk: prompt tokens between two steps. max_waiting: requests that may wait for a slot. coalesce_s: how often
-    codes are handed out. memory_fraction: share of the GPU. deterministic: on a GPU, the same seed gives the same
+    chunk: prompt tokens between two steps. max_waiting: requests that may wait for a slot. handouts: groups of
+    codes that are handed out together. memory_fraction: share of the GPU. deterministic: on a GPU, the same seed gives the same
     codes in any company, at the cost of always running every slot (a CPU always does). overlap: kernels begin
     before the one ahead has ended, on GPUs that can.
     """
@@ -38,10 +39,10 @@ class Options:
     max_length: int
     chunk: int = 512
     max_waiting: int = 64
-    coalesce_s: float = 0.02
+    handouts: tuple[int, ...] = HANDOUTS
     memory_fraction: float = 1.0
     deterministic: bool = False
-    overlap: bool = True
+    overlap: bool = False
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -112,7 +113,7 @@ def load_engine(
         tokenizer.stops,
         chunk=options.chunk,
         max_waiting=options.max_waiting,
-        coalesce_s=options.coalesce_s,
+        handouts=options.handouts,
         lookahead=1 if device.type == "cuda" else 0,
         observe=observe,
     )

@@ -56,7 +56,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
     def make(runner: Runner, **options: object) -> Engine:
-        engines.append(Engine(runner, stops=(-1,), **{"chunk": 8, "coalesce_s": 0.0, **options}))
+        engines.append(Engine(runner, stops=(-1,), **{"chunk": 8, "handouts": (1,), **options}))
         return engines[-1]
 
     yield make
@@ -103,10 +103,10 @@ async def test_500_requests_with_cancellations_and_failures_never_mix(make_engin
     assert not engine._requests
 
 
-async def test_the_first_group_comes_at_once_and_later_ones_together(make_engine: Callable):
-    engine = make_engine(CountingRunner(), coalesce_s=60.0)
-    sizes = [len(piece.ids) async for piece in engine.generate(job(1, 3, budget=23))]
-    assert sizes == [5, 18]
+async def test_groups_are_handed_out_as_the_vocoder_needs_them(make_engine: Callable):
+    engine = make_engine(CountingRunner(), handouts=(1, 2, 3))
+    sizes = [len(piece.ids) async for piece in engine.generate(job(1, 3, budget=53))]
+    assert sizes == [5, 10, 15, 15, 8]
 
 
 async def test_leaving_a_stream_frees_its_slot(make_engine: Callable):
