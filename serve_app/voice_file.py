@@ -53,8 +53,8 @@ class Voice:
 
     @property
     def stale(self) -> bool:
-        """A stored voice whose reference other weights made."""
-        return self.reference is None and self.label.created is not None
+        """A named voice without a reference by these weights: a preset's first use, or a file of other weights."""
+        return self.reference is None and bool(self.label.name)
 
     @property
     def size(self) -> int:

@@ -1,6 +1,7 @@
 """The voices that requests may name: presets from folders that hold a voices.json, and those of the library."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from deployments.errors import InvalidInputError, NotFoundError
@@ -54,8 +55,10 @@ class Voices:
         self._writable(voice.name, "name").put(voice)
 
     def refresh(self, voice: Voice, reference: Reference) -> None:
-        """Keep what the weights in use made of a stored voice."""
-        if self._library is not None and voice.label.created is not None:
+        """Keep what the weights in use made of a named voice: a preset's in memory, a stored one's in its file."""
+        if voice.name in self._presets:
+            self._presets[voice.name] = replace(voice, reference=replace(reference, cached=True))
+        elif self._library is not None and voice.label.created is not None:
             self._library.refresh(voice, reference)
 
     def delete(self, name: str) -> None:

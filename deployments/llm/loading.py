@@ -30,9 +30,9 @@ class Options:
 
     slots: requests that decode at once; None takes what memory allows. max_length: tokens of prompt and answer.
     chunk: prompt tokens between two steps. max_waiting: requests that may wait for a slot. handouts: groups of
-    codes that are handed out together. memory_fraction: share of the GPU. deterministic: on a GPU, the same seed gives the same
-    codes in any company, at the cost of always running every slot (a CPU always does). overlap: kernels begin
-    before the one ahead has ended, on GPUs that can.
+    codes that are handed out together. memory_fraction: share of the GPU. deterministic: on a GPU, the same seed
+    gives the same codes in any company, at the cost of always running every slot (a CPU always does). overlap:
+    kernels begin before the one ahead has ended, on GPUs that can.
     """
 
     slots: int | None
