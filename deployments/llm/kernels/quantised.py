@@ -15,20 +15,28 @@ from deployments.llm.kernels.planes import planes
 
 
 @triton.jit
+def _scales(SCALES, tile, n, in_n, N, GROUP: tl.constexpr):
+    """Scales of a tile's first and second half: float32 (BLOCK_N,)."""
+    group = tile * 128 // GROUP
+    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)
+    second = scale
+    if GROUP == 64:
+        second = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)
+    return scale, second
+
+
+@triton.jit
 def _tile_product(
-    W, SCALES, ZEROS, tile, n, in_n, x0, x1, x2, x3, N,
+    W, ZEROS, tile, n, in_n, x0, x1, x2, x3, scale, second, N,
     KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """float32 (BLOCK_N, BLOCK_M): rows n of W, of N in all, times one tile of inputs."""
     i = tl.arange(0, 32)
     words = tl.load(W + (tile * N + n[:, None]) * 32 + i[None, :], mask=in_n[:, None], other=0)
-    group = tile * 128 // GROUP
-    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)
-    w0, w1, w2, w3 = planes(words, ZEROS, group, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
+    w0, w1, w2, w3 = planes(words, ZEROS, tile * 128 // GROUP, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
     if GROUP == 64:
-        following = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)
         product = tl.dot(w1, x1, tl.dot(w0, x0)) * scale[:, None]
-        product += tl.dot(w3, x3, tl.dot(w2, x2)) * following[:, None]
+        product += tl.dot(w3, x3, tl.dot(w2, x2)) * second[:, None]
     else:
         product = tl.dot(w3, x3, tl.dot(w2, x2, tl.dot(w1, x1, tl.dot(w0, x0)))) * scale[:, None]
     return product
@@ -66,12 +74,52 @@ def _gather(PARTS, size, here, inside, each: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
+def _accumulate(
+    X, W, SCALES, ZEROS, first, last, n, m, in_n, in_m, N, ROWS, K: tl.constexpr,
+    KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr, GATED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The tiles first to last of a block of outputs, and of the block N rows on if GATED: float32 (BLOCK_N, BLOCK_M).
+
+    Scales are read a tile ahead: unlike words and inputs they come without a pipeline of their own.
+    """
+    i = tl.arange(0, 32)
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    scale, second = _scales(SCALES, first, n, in_n, ROWS, GROUP)
+    up_scale, up_second = scale, second
+    if GATED:
+        up_scale, up_second = _scales(SCALES, first, n + N, in_n, ROWS, GROUP)
+    for tile in range(first, last + 1):
+        ahead = tl.minimum(tile + 1, last)
+        next_scale, next_second = _scales(SCALES, ahead, n, in_n, ROWS, GROUP)
+        x = X + m[None, :] * K + tile * 128 + i[:, None]
+        x0 = tl.load(x, mask=in_m[None, :], other=0.0)
+        x1 = tl.load(x + 32, mask=in_m[None, :], other=0.0)
+        x2 = tl.load(x + 64, mask=in_m[None, :], other=0.0)
+        x3 = tl.load(x + 96, mask=in_m[None, :], other=0.0)
+        if GATED:
+            next_up, next_up_second = _scales(SCALES, ahead, n + N, in_n, ROWS, GROUP)
+            ups += _tile_product(
+                W, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, up_scale, up_second, ROWS,
+                KIND, GROUP, SYMMETRIC, BLOCK_N,
+            )  # fmt: skip
+            up_scale, up_second = next_up, next_up_second
+        total += _tile_product(
+            W, ZEROS, tile, n, in_n, x0, x1, x2, x3, scale, second, ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
+        )
+        scale, second = next_scale, next_second
+    return total, ups
+
+
+@triton.jit
 def quantised_matmul_kernel(
     X, W, SCALES, ZEROS, OUT, PARTS, ARRIVED, SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES,
     rows, N, eps, K: tl.constexpr,
     KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr,
     GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr,
+    PREFETCH: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """X (rows, K) times W of (N, K) -> OUT (rows, N), a block of outputs per program and SPLIT programs per block.
 
@@ -85,30 +133,17 @@ def quantised_matmul_kernel(
     pid, part = tl.program_id(0), tl.program_id(1)
     n = pid * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
-    i = tl.arange(0, 32)
     in_n, in_m = n < N, m < rows
     W_ROWS = 2 * N if GATED else N
     per: tl.constexpr = (K // 128 + SPLIT - 1) // SPLIT
     first = part * per
-    if OVERLAP:
+    if PREFETCH:
         _prefetch_words(W, first, pid * BLOCK_N, N, W_ROWS, K, GATED, BLOCK_N)
     begin(OVERLAP)
-    factor = tl.full((BLOCK_M,), 1.0, tl.float32)
-    if SCALED > 0:
-        factor = _norm_factor(SQUARES, m, in_m, eps, K, SCALED)
-    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for tile in range(first, tl.minimum(first + per, K // 128)):
-        x = X + m[None, :] * K + tile * 128 + i[:, None]
-        x0 = tl.load(x, mask=in_m[None, :], other=0.0)
-        x1 = tl.load(x + 32, mask=in_m[None, :], other=0.0)
-        x2 = tl.load(x + 64, mask=in_m[None, :], other=0.0)
-        x3 = tl.load(x + 96, mask=in_m[None, :], other=0.0)
-        total += _tile_product(W, SCALES, ZEROS, tile, n, in_n, x0, x1, x2, x3, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N)
-        if GATED:
-            ups += _tile_product(
-                W, SCALES, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
-            )
+    total, ups = _accumulate(
+        X, W, SCALES, ZEROS, first, tl.minimum(first + per, K // 128) - 1, n, m, in_n, in_m, N, W_ROWS, K,
+        KIND, GROUP, SYMMETRIC, GATED, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
     here = m[None, :] * N + n[:, None]
     in_out = in_n[:, None] & in_m[None, :]
     if SPLIT > 1:
@@ -124,9 +159,12 @@ def quantised_matmul_kernel(
         if GATED:
             ups = _gather(PARTS + size, size, here, in_out, each, SPLIT)
         tl.store(ARRIVED + pid, 0)
-    total *= factor[None, :]
+    if SCALED > 0:
+        factor = _norm_factor(SQUARES, m, in_m, eps, K, SCALED)[None, :]
+        total *= factor
+        ups *= factor
     if GATED:
-        total = total * tl.sigmoid(total) * ups * factor[None, :]
+        total = total * tl.sigmoid(total) * ups
     if ADDED:
         residual = tl.load(RESIDUAL + here, mask=in_out, other=0.0).to(tl.float32)
         rounded = (total + residual).to(TOTAL.dtype.element_ty)
@@ -148,12 +186,9 @@ def dequantise_kernel(
     i = tl.arange(0, 32)
     in_n = n < N
     words = tl.load(W + (tile * N + n[:, None]) * 32 + i[None, :], mask=in_n[:, None], other=0)
-    group = tile * 128 // GROUP
-    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-    after = scale
-    if GROUP == 64:
-        after = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-    w0, w1, w2, w3 = planes(words, ZEROS, group, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
+    first, second = _scales(SCALES, tile, n, in_n, N, GROUP)
+    scale, after = first[:, None], second[:, None]
+    w0, w1, w2, w3 = planes(words, ZEROS, tile * 128 // GROUP, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
     out = OUT + n[:, None].to(tl.int64) * K + tile * 128 + i[None, :]
     tl.store(out, (w0.to(tl.float32) * scale).to(OUT.dtype.element_ty), mask=in_n[:, None])
     tl.store(out + 32, (w1.to(tl.float32) * scale).to(OUT.dtype.element_ty), mask=in_n[:, None])
