@@ -11,6 +11,7 @@ from deployments.errors import CheckpointError, StageError
 from deployments.llm import model, weights
 from deployments.llm.engine import Engine
 from deployments.llm.jobs import HANDOUTS
+from deployments.llm.kernels.fusion import Ways
 from deployments.llm.runner import Runner, Vocabulary
 from deployments.llm.step1 import Step1Config
 from deployments.llm.tokenizer import Step1Tokenizer
@@ -31,8 +32,8 @@ class Options:
     slots: requests that decode at once; None takes what memory allows. max_length: tokens of prompt and answer.
     chunk: prompt tokens between two steps. max_waiting: requests that may wait for a slot. handouts: groups of
     codes that are handed out together. memory_fraction: share of the GPU. deterministic: on a GPU, the same seed
-    gives the same codes in any company, at the cost of always running every slot (a CPU always does). overlap:
-    kernels begin before the one ahead has ended, on GPUs that can.
+    gives the same codes in any company, at the cost of always running every slot (a CPU always does). ways:
+    how a GPU's kernels work together.
     """
 
     slots: int | None
@@ -42,7 +43,7 @@ class Options:
     handouts: tuple[int, ...] = HANDOUTS
     memory_fraction: float = 1.0
     deterministic: bool = False
-    overlap: bool = False
+    ways: Ways | None = None
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -58,13 +59,13 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> weig
     return loaded
 
 
-def place_for(device: torch.device, dtype: torch.dtype, overlap: bool = True) -> weights.Place:
+def place_for(device: torch.device, dtype: torch.dtype, ways: Ways | None = None) -> weights.Place:
     if device.type != "cuda":
         return weights.place_dense(dtype)
     from deployments.llm.kernels.fusion import Workspace
     from deployments.llm.kernels.linear import place_on_gpu  # needs triton, which CPUs lack
 
-    return place_on_gpu(Workspace(device, overlap=overlap))
+    return place_on_gpu(Workspace(device, ways))
 
 
 def make_runner(loaded: weights.Weights, vocabulary: Vocabulary, options: Options) -> Runner:
@@ -80,7 +81,7 @@ def make_runner(loaded: weights.Weights, vocabulary: Vocabulary, options: Option
 
     if not supported(config):
         raise CheckpointError([f"heads of {config.head_dim} in groups of {config.num_attention_groups} have no kernel"])
-    space = Workspace(device, overlap=options.overlap)
+    space = Workspace(device, options.ways)
     slot_model = model.SlotModel(loaded, GPUOps(config, cache, space))
     return GraphRunner(slot_model, cache, vocabulary, space, options.chunk, options.deterministic)
 

@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="compare the GPU's decoder with plain torch")
     parser.add_argument("--profile", action="store_true", help="where a decoding step's time goes")
     parser.add_argument("--plans", action="store_true", help="compare ways to cut 4-bit products up")
-    parser.add_argument("--no-overlap", action="store_true", help="let every kernel wait for the end of the one ahead")
+    parser.add_argument("--ways", action="store_true", help="compare ways in which a step's kernels work together")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the tables and return their figures."""
-    if arguments.kernels or arguments.check or arguments.profile or arguments.plans:
+    if arguments.kernels or arguments.check or arguments.profile or arguments.plans or arguments.ways:
         from scripts.benchmarks import llm_steps  # needs triton, which CPUs lack
 
         return llm_steps.run(arguments)
@@ -64,7 +64,6 @@ class Bench:
         self.batches = arguments.batches or ([1, 4, 8, 16, 32] if on_gpu else [1, 8])
         self.steps = arguments.steps or (100 if on_gpu else 20)
         self.prompt = arguments.prompt
-        self.overlap = not arguments.no_overlap
         self.machine = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
         self.peak = next((rate for name, rate in BANDWIDTH.items() if name in self.machine), None)
 
@@ -77,11 +76,10 @@ class Bench:
     def variant(self, variant: str) -> list[dict[str, Any]]:
         """Every batch of one variant."""
         before = self.allocated()
-        weights = random_weights(self.config, variant, self.device, self.overlap)
+        weights = random_weights(self.config, variant, self.device)
         held = self.allocated() - before
         length = self.prompt + 2 * self.steps + 64
-        options = Options(max(self.batches), length, overlap=self.overlap)
-        runner = make_runner(weights, VOCABULARY, options)
+        runner = make_runner(weights, VOCABULARY, Options(max(self.batches), length))
         print(f"\n{variant}: weights {held / 1e9:.2f} GB, peak with cache and graphs {self.peak_memory() / 1e9:.2f} GB")
         print(f"{'batch':>6} {'ms/step':>8} {'tokens/s':>9} {'TB/s':>6} {'share':>6} {'prefill ms':>11}")
         rows = []

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from deployments.llm.kernels.elementwise import matvec_kernel
-from deployments.llm.kernels.fusion import Normed, Workspace
+from deployments.llm.kernels.fusion import Normed, Ways, Workspace
 from deployments.llm.kernels.linear import Launch, QuantisedLinear, plan
 from deployments.llm.step1 import Step1Config
 from scripts.benchmarks.llm_models import CUDA, random_int4, random_matrix, random_nf4
@@ -65,7 +65,7 @@ def candidates(out: int, inner: int, x: torch.Tensor) -> Iterator[tuple[str, flo
                 yield f"bf16 matvec rows {rows} block {block} warps {warps}", time_graph(calls, x)
     del matrices
     torch.cuda.empty_cache()
-    workspace = Workspace(CUDA, 1 << 23, overlap=False)
+    workspace = Workspace(CUDA, Ways(overlap=False), 1 << 23)
     many = copies(out * inner // 2)
     for kind in ("int4", "int4 asymmetric", "nf4"):
         layers = [QuantisedLinear(random_quantised(kind, out, inner), workspace) for _ in range(many)]
@@ -103,9 +103,9 @@ def matvec_call(matrix: torch.Tensor, rows: int, block: int, warps: int) -> Mult
 
     def call(x: torch.Tensor) -> torch.Tensor:
         y = torch.empty(1, out, dtype=x.dtype, device=x.device)
-        plain = {"GATED": False, "SCALED": 0, "ADDED": False, "P": 1, "LINES": 1, "OVERLAP": False}
+        plain = {"GATED": False, "LINES": 1, "PREFETCH": False, "OVERLAP": False}
         shape = {"ROWS": rows, "BLOCK": block, "num_warps": warps}
-        matvec_kernel[(-(-out // rows),)](x, matrix, y, y, y, y, y, y, out, 0.0, inner, **plain, **shape)
+        matvec_kernel[(-(-out // rows),)](x, matrix, y, out, inner, **plain, **shape)
         return y
 
     return call

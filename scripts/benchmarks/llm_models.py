@@ -51,10 +51,10 @@ def random_weight(variant: str, device: torch.device, dtype: torch.dtype) -> Cal
     return lambda out, inner: random_matrix(out, inner, device, dtype)
 
 
-def random_weights(config: Step1Config, variant: str, device: torch.device, overlap: bool = True) -> Weights:
+def random_weights(config: Step1Config, variant: str, device: torch.device) -> Weights:
     """A whole model, quantised matrices as they are served."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    make, place = random_weight(variant, device, dtype), place_for(device, dtype, overlap)
+    make, place = random_weight(variant, device, dtype), place_for(device, dtype)
     hidden, grouped = config.hidden_size, config.num_attention_groups * config.head_dim
 
     def linear(out: int, inner: int) -> Matmul:

@@ -6,12 +6,13 @@ import operator
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from deployments.llm import model
+from deployments.llm.kernels.fusion import Ways
 from deployments.llm.kernels.linear import DenseLinear, QuantisedLinear, plan, planner
 from deployments.llm.loading import Options, make_runner
 from deployments.llm.runner import Runner
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         figures["check"] = [check(config, variant) for variant in arguments.variants]
     if arguments.profile:
         figures["profile"] = [profile_steps(config, variant, arguments) for variant in arguments.variants]
+    if arguments.ways:
+        figures["ways"] = [compare_ways(config, variant, arguments.prompt) for variant in arguments.variants]
     if arguments.plans:
         figures["plans"] = [compare_plans(config, variant, arguments.prompt) for variant in arguments.variants]
     if arguments.kernels:
@@ -61,20 +64,30 @@ def check(config: Step1Config, variant: str) -> dict[str, Any]:
     decode_error = decode_difference(ours, plain)
     result = {"variant": variant, "prefill": error, "decode": decode_error, "first_codes_equal": tokens[0] == tokens[1]}
     print(f"check {variant}: relative error of hidden states: prefill {error:.4f}, decode {decode_error:.4f}; {tokens}")
-    overlapped, apart = (generate(weights, prompt, overlap) for overlap in (True, False))
+    overlapped, apart = (generate(weights, prompt, Ways(overlap=overlap)) for overlap in (True, False))
     result["overlap_equal"] = sum(map(operator.eq, overlapped, apart)) / len(apart)
     print(f"check {variant}: {result['overlap_equal']:.1%} of {len(apart)} codes the same with and without overlap")
     assert error < 0.03 and decode_error < 0.03, result
     return result
 
 
-def generate(weights: Weights, prompt: list[int], overlap: bool, steps: int = 100) -> list[int]:
+def linears(weights: Weights) -> list[DenseLinear | QuantisedLinear]:
+    """Every linear layer of the decoder."""
+    found = [one for layer in weights.layers for one in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    assert all(isinstance(one, DenseLinear | QuantisedLinear) for one in found)
+    return cast(list[DenseLinear | QuantisedLinear], found)
+
+
+def set_ways(weights: Weights, ways: Ways) -> None:
+    """Have the linear layers work in these ways."""
+    for linear in linears(weights):
+        linear.workspace.ways = ways
+
+
+def generate(weights: Weights, prompt: list[int], ways: Ways, steps: int = 100) -> list[int]:
     """Codes of four requests through captured steps, two of them joining later."""
-    for layer in weights.layers:
-        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-            assert isinstance(linear, DenseLinear | QuantisedLinear)
-            linear.workspace.overlap = overlap
-    runner = make_runner(weights, VOCABULARY, Options(slots=4, max_length=1024, overlap=overlap))
+    set_ways(weights, ways)
+    runner = make_runner(weights, VOCABULARY, Options(slots=4, max_length=1024, ways=ways))
     codes: list[int] = []
     for slots in ((0,), (1,), (2, 3)):
         for slot in slots:
@@ -151,10 +164,9 @@ def compare_plans(config: Step1Config, variant: str, prompt_length: int) -> dict
     prompt = torch.randint(700, 5000, (prompt_length,)).tolist()
     figures: dict[str, Any] = {"variant": variant}
     for name, candidate in PLANS.items():
-        for layer in weights.layers:
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-                assert isinstance(linear, QuantisedLinear)
-                linear.plan = candidate
+        for linear in linears(weights):
+            assert isinstance(linear, QuantisedLinear)
+            linear.plan = candidate
         figures[name] = [time_steps(weights, prompt, batch) for batch in (1, 32)]
         print(
             f"{variant} {name:14} batch 1: {figures[name][0]:6.3f} ms, batch 32: {figures[name][1]:6.3f} ms", flush=True
@@ -162,9 +174,36 @@ def compare_plans(config: Step1Config, variant: str, prompt_length: int) -> dict
     return figures
 
 
-def time_steps(weights: Weights, prompt: list[int], batch: int, steps: int = 60) -> float:
+WAYS = {
+    "nothing": Ways(overlap=False, prefetch=False, norms=False, gate=False),
+    "gate": Ways(overlap=False, prefetch=False, norms=False, gate=True),
+    "gate, norms": Ways(overlap=False, prefetch=False, norms=True, gate=True),
+    "overlap": Ways(overlap=True, prefetch=False, norms=False, gate=False),
+    "overlap, prefetch": Ways(overlap=True, prefetch=True, norms=False, gate=False),
+    "overlap, gate": Ways(overlap=True, prefetch=False, norms=False, gate=True),
+    "overlap, gate, norms": Ways(overlap=True, prefetch=False, norms=True, gate=True),
+    "all": Ways(overlap=True, prefetch=True, norms=True, gate=True),
+}
+
+
+def compare_ways(config: Step1Config, variant: str, prompt_length: int) -> dict[str, Any]:
+    """Milliseconds of a whole step, for one request and for 32, by how its kernels work together."""
+    weights = random_weights(config, variant, CUDA)
+    prompt = torch.randint(700, 5000, (prompt_length,)).tolist()
+    figures: dict[str, Any] = {"variant": variant}
+    for name, ways in WAYS.items():
+        if variant == "base" and (ways.norms or ways.gate):  # these are of 4-bit products
+            continue
+        set_ways(weights, ways)
+        figures[name] = [time_steps(weights, prompt, batch, ways) for batch in (1, 32)]
+        one, many = figures[name]
+        print(f"{variant} {name:20} batch 1: {one:6.3f} ms, batch 32: {many:6.3f} ms", flush=True)
+    return figures
+
+
+def time_steps(weights: Weights, prompt: list[int], batch: int, ways: Ways | None = None, steps: int = 60) -> float:
     """Milliseconds of one step of ``batch`` requests."""
-    runner = make_runner(weights, VOCABULARY, Options(batch, 1024, chunk=32, deterministic=True))
+    runner = make_runner(weights, VOCABULARY, Options(batch, 1024, chunk=32, deterministic=True, ways=ways))
     for slot in range(batch):
         runner.begin(slot, Sampling(seed=slot), prompt)
         for start in range(0, len(prompt), 32):

@@ -11,7 +11,7 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU or TRITON_INTERPRET=1", allow_module_level=True)
 
 from deployments.llm import model  # noqa: E402
-from deployments.llm.kernels.fusion import AddNorm, Normed, Workspace  # noqa: E402
+from deployments.llm.kernels.fusion import AddNorm, Normed, Ways, Workspace  # noqa: E402
 from deployments.llm.kernels.linear import (  # noqa: E402
     DenseLinear,
     Launch,
@@ -103,15 +103,17 @@ def test_a_matrix_times_one_vector(gated: bool):
     if gated:
         gate, up = wanted.chunk(2, dim=1)
         wanted = torch.nn.functional.silu(gate) * up
-    close(matvec(Normed(x), matrix, Workspace(DEVICE), gated)[0], wanted)
+    close(matvec(x, matrix, Workspace(DEVICE), gated), wanted)
 
 
-def both(slots: int = 4, length: int = 320) -> tuple[model.KVCache, GPUOps, model.KVCache, model.TorchOps]:
+def both(
+    slots: int = 4, length: int = 320, ways: Ways | None = None
+) -> tuple[model.KVCache, GPUOps, model.KVCache, model.TorchOps]:
     ours, theirs = (model.allocate(CONFIG, slots, length, DEVICE, DTYPE) for _ in range(2))
     for cache in (ours, theirs):
         cache.keys.copy_(random(*cache.keys.shape, seed=3))
         cache.values.copy_(random(*cache.values.shape, seed=4))
-    return ours, GPUOps(CONFIG, ours, Workspace(DEVICE)), theirs, model.TorchOps(CONFIG, theirs)
+    return ours, GPUOps(CONFIG, ours, Workspace(DEVICE, ways)), theirs, model.TorchOps(CONFIG, theirs)
 
 
 LINEARS = {
@@ -123,9 +125,10 @@ LINEARS = {
 
 @pytest.mark.parametrize("kind", LINEARS)
 @pytest.mark.parametrize("rows", [1, 5, 40])
-def test_products_with_norms_and_gates_around_them(kind: str, rows: int):
+@pytest.mark.parametrize("ways", [Ways(), Ways(overlap=False, norms=False, gate=False), Ways(prefetch=True)], ids=str)
+def test_products_with_norms_and_gates_around_them(kind: str, rows: int, ways: Ways):
     """A layer's chain of products, each fused or not, against the same in torch."""
-    _, ops, _, plain = both()
+    _, ops, _, plain = both(ways=ways)
     make = LINEARS[kind]
     mix, gate_up, down = make(384, 384, 1), make(512, 384, 2), make(384, 256, 3)
     x, residual, weights = random(rows, 384), random(rows, 384, seed=1) * 3, random(2, 384, seed=2)

@@ -15,7 +15,7 @@ def decode_kernel(
     QKV, KEYS, VALUES, SLOTS, POSITIONS, SLOPES, OUT, PARTS, ARRIVED,
     slots, max_length, scale,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
-    BLOCK: tl.constexpr, SPLIT: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK: tl.constexpr, SPLIT: tl.constexpr, PREFETCH: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One query per row: its key and value go into the cache, its heads attend. OUT (rows, HEADS * DIM).
 
@@ -33,7 +33,7 @@ def decode_kernel(
     if part >= shares:
         return
     base = (slot * GROUPS + group).to(tl.int64) * max_length * DIM
-    if OVERLAP:
+    if PREFETCH:
         line = tl.arange(0, BLOCK * DIM // 64) * 64
         ahead = base + tl.minimum(part * share * DIM + line, position * DIM)
         prefetch(KEYS + ahead)

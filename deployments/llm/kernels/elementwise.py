@@ -63,18 +63,15 @@ def settle_kernel(
 
 @triton.jit
 def matvec_kernel(
-    X, W, OUT, SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES,
-    N, eps, K: tl.constexpr,
-    GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
-    P: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LINES: tl.constexpr, OVERLAP: tl.constexpr,
+    X, W, OUT, N, K: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    LINES: tl.constexpr, PREFETCH: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """W (N, K) times one vector X (K,) -> OUT (N,), some outputs per program.
 
-    GATED: W is (2 N, K), gates first, and silu(gate) * up comes out. SCALED and ADDED as in the 4-bit kernel: P is
-    a power of two that holds SCALED parts, and a part of NEW_SQUARES is a program's. LINES is a power of two that
-    holds the lines of a program's weights.
+    GATED: W is (2 N, K), gates first, and silu(gate) * up comes out. LINES is a power of two that holds the lines
+    of a program's weights.
     """
-    if OVERLAP:
+    if PREFETCH:
         ahead = tl.minimum(tl.program_id(0) * ROWS * K + tl.arange(0, LINES) * 64, N * K - 1)
         prefetch(W + ahead)
         if GATED:
@@ -91,19 +88,7 @@ def matvec_kernel(
         total += tl.load(w + start, mask=inside, other=0.0).to(tl.float32) * x
         if GATED:
             ups += tl.load(w + N * K + start, mask=inside, other=0.0).to(tl.float32) * x
-    out, up = tl.sum(total, 1), tl.sum(ups, 1)
-    if SCALED > 0:
-        p = tl.arange(0, P)
-        factor = tl.rsqrt(tl.sum(tl.load(SQUARES + p, mask=p < SCALED, other=0.0)) / K + eps)
-        out *= factor
-        up *= factor
+    out = tl.sum(total, 1)
     if GATED:
-        out = out * tl.sigmoid(out) * up
-    if ADDED:
-        residual = tl.load(RESIDUAL + n, mask=n < N, other=0.0).to(tl.float32)
-        rounded = (out + residual).to(TOTAL.dtype.element_ty)
-        tl.store(TOTAL + n, rounded, mask=n < N)
-        out = rounded.to(tl.float32)
-        tl.store(NEW_SQUARES + tl.program_id(0), tl.sum(tl.where(n < N, out * out, 0.0)))
-        out *= tl.load(WEIGHT + n, mask=n < N, other=0.0).to(tl.float32)
+        out = out * tl.sigmoid(out) * tl.sum(ups, 1)
     tl.store(OUT + n, out.to(OUT.dtype.element_ty), mask=n < N)

@@ -5,19 +5,43 @@ from dataclasses import dataclass
 import torch
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How a step's kernels work together; the defaults are what measured best.
+
+    overlap: kernels may begin before the one ahead has ended, where the GPU can do that. prefetch: they use the
+    time to bring weights into the L2 cache. norms: 4-bit products take in the norms and residuals around them.
+    gate: so they do with the gate.
+    """
+
+    overlap: bool = True
+    prefetch: bool = False
+    norms: bool = True
+    gate: bool = True
+
+
 class Workspace:
     """What kernels share: memory, since they run one after another on one stream, and how they are launched."""
 
-    def __init__(self, device: torch.device, floats: int = 1 << 22, overlap: bool = True) -> None:
-        """``overlap``: kernels may begin before the one ahead has ended, where the GPU can do that."""
+    def __init__(self, device: torch.device, ways: Ways | None = None, floats: int = 1 << 22) -> None:
         self.parts = torch.empty(floats, dtype=torch.float32, device=device)
         self.arrived = torch.zeros(4096, dtype=torch.int32, device=device)
-        self.overlap = overlap and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        self.ways = ways or Ways()
+        self._can_overlap = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
     @property
     def launch(self) -> dict[str, bool]:
         """Arguments of every kernel's launch."""
-        return {"OVERLAP": True, "launch_pdl": True} if self.overlap else {"OVERLAP": False}
+        return {"OVERLAP": True, "launch_pdl": True} if self._overlap else {"OVERLAP": False}
+
+    @property
+    def prefetch(self) -> dict[str, bool]:
+        """The argument of kernels that can read ahead."""
+        return {"PREFETCH": self._overlap and self.ways.prefetch}
+
+    @property
+    def _overlap(self) -> bool:
+        return self._can_overlap and self.ways.overlap
 
 
 @dataclass(frozen=True)

@@ -20,30 +20,21 @@ MAX_ROWS = 32
 """Up to so many rows the 4-bit kernel reads the weights as they are; beyond, it pays to expand a matrix first."""
 
 
-def matvec(
-    x: Normed, matrix: torch.Tensor, space: Workspace, gated: bool = False, after: AddNorm | None = None
-) -> tuple[torch.Tensor, Written | None]:
+def matvec(x: torch.Tensor, matrix: torch.Tensor, space: Workspace, gated: bool = False) -> torch.Tensor:
     """One row times a matrix (N, K) -> (1, N); ``gated``: a matrix (2 N, K), and silu(gate) * up."""
-    values, inner = x.values, matrix.shape[1]
-    size = matrix.shape[0] // (2 if gated else 1)
-    rows = 1 if gated else 4 if after else 2
-    blocks = triton.cdiv(size, rows)
-    out = torch.empty(1, size, dtype=values.dtype, device=values.device)
-    written = Written(torch.empty_like(out), new_squares(out, blocks)) if after else None
-    parts = 0 if x.squares is None else x.squares.shape[1]
-    matvec_kernel[(blocks,)](
-        *(values, matrix, out, *fused_arguments(x, after, written, out)),
-        *(size, after.eps if after else x.eps, inner),
+    inner = matrix.shape[1]
+    size, rows = (matrix.shape[0] // 2, 1) if gated else (matrix.shape[0], 2)
+    out = torch.empty(1, size, dtype=x.dtype, device=x.device)
+    matvec_kernel[(triton.cdiv(size, rows),)](
+        *(x, matrix, out, size, inner),
         GATED=gated,
-        SCALED=parts,
-        ADDED=after is not None,
-        P=triton.next_power_of_2(max(parts, 1)),
         ROWS=rows,
         BLOCK=1024 if inner >= 1024 else 256,
         LINES=triton.next_power_of_2(triton.cdiv(rows * inner, LINE)),
+        **space.prefetch,
         **space.launch,
     )
-    return out, written
+    return out
 
 
 class DenseLinear:
@@ -55,17 +46,9 @@ class DenseLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, in) -> (rows, out)."""
-        return self.fused(Normed(x))[0] if self.fuses(len(x)) else torch.nn.functional.linear(x, self.matrix)
-
-    def fuses(self, rows: int) -> bool:
-        """Whether ``fused`` takes so many rows."""
-        return rows == 1
-
-    def fused(
-        self, x: Normed, gated: bool = False, after: AddNorm | None = None
-    ) -> tuple[torch.Tensor, Written | None]:
-        """A product with what comes before and after it."""
-        return matvec(x, self.matrix, self.workspace, gated, after)
+        if len(x) == 1:
+            return matvec(x, self.matrix, self.workspace)
+        return torch.nn.functional.linear(x, self.matrix)
 
 
 @dataclass(frozen=True)
@@ -155,6 +138,7 @@ class QuantisedLinear:
             SPLIT=launch.split,
             num_warps=launch.warps,
             num_stages=launch.stages,
+            **space.prefetch,
             **space.launch,
         )
         return out, written

@@ -1,7 +1,5 @@
 """The GPU's part of the model that is not a linear layer: norms, gate, attention and drawing."""
 
-from typing import TypeGuard
-
 import torch
 import triton
 
@@ -65,14 +63,16 @@ class GPUOps:
         return out
 
     def multiply(self, matmul: Matmul, x: Normed) -> torch.Tensor:
-        if self._takes(matmul, x):
+        if isinstance(matmul, QuantisedLinear) and self._takes(matmul, x):
             return matmul.fused(x)[0]
         return matmul(self.settle(x))
 
     def multiply_gated(self, matmul: Matmul, x: Normed) -> torch.Tensor:
-        if self._takes(matmul, x):
+        if isinstance(matmul, QuantisedLinear) and self._takes(matmul, x) and self._space.ways.gate:
             return matmul.fused(x, gated=True)[0]
-        joined = matmul(self.settle(x))
+        if isinstance(matmul, DenseLinear) and len(x.values) == 1:
+            return matvec(self.settle(x), matmul.matrix, self._space, gated=True)
+        joined = self.multiply(matmul, x)
         width = joined.shape[1] // 2
         out = torch.empty(len(joined), width, dtype=joined.dtype, device=joined.device)
         elementwise.gate_kernel[(len(joined), triton.cdiv(width, 1024))](
@@ -84,7 +84,7 @@ class GPUOps:
         self, matmul: Matmul, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, Normed]:
         eps = self._config.rms_norm_eps
-        if self._takes(matmul, Normed(x)):
+        if isinstance(matmul, QuantisedLinear) and matmul.fuses(len(x)) and self._space.ways.norms:
             scaled, written = matmul.fused(Normed(x), after=AddNorm(residual, weight, eps))
             assert written is not None
             return written.total, Normed(scaled, written.squares, eps)
@@ -96,11 +96,9 @@ class GPUOps:
         return total, Normed(out)
 
     @staticmethod
-    def _takes(matmul: Matmul, x: Normed) -> TypeGuard[DenseLinear | QuantisedLinear]:
-        """Whether a product can be fused: the 4-bit kernel adds up to MAX_PARTS parts of squares."""
-        if isinstance(matmul, QuantisedLinear) and x.squares is not None and x.squares.shape[1] > MAX_PARTS:
-            return False
-        return isinstance(matmul, DenseLinear | QuantisedLinear) and matmul.fuses(len(x.values))
+    def _takes(matmul: QuantisedLinear, x: Normed) -> bool:
+        """Whether a 4-bit product can pay what the rows owe: it adds up to MAX_PARTS parts of squares."""
+        return matmul.fuses(len(x.values)) and (x.squares is None or x.squares.shape[1] <= MAX_PARTS)
 
     def prefill(self, qkv: torch.Tensor, layer: int, chunk: Chunk) -> torch.Tensor:
         rows, shape = len(qkv), self._shape
@@ -126,6 +124,7 @@ class GPUOps:
             PADDED=PADDED_HEADS,
             BLOCK=KEY_BLOCK,
             SPLIT=split,
+            **space.prefetch,
             **space.launch,
         )
         return out
@@ -149,7 +148,7 @@ class GPUSampler(Sampler):
     def draw_codes(self, hidden: torch.Tensor, state: SlotState, slots: torch.Tensor) -> torch.Tensor:
         """hidden (rows, hidden_size), the state of all slots, slots int64 (rows,) -> ids int64 (rows,)."""
         if len(hidden) == 1:
-            logits = matvec(Normed(hidden), self._padded, self._space)[0]
+            logits = matvec(hidden, self._padded, self._space)
         else:
             logits = torch.nn.functional.linear(hidden, self._padded)
         out = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)

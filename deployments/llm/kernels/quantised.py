@@ -71,7 +71,8 @@ def quantised_matmul_kernel(
     rows, N, eps, K: tl.constexpr,
     KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr,
     GATED: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr,
+    PREFETCH: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """X (rows, K) times W of (N, K) -> OUT (rows, N), a block of outputs per program and SPLIT programs per block.
 
@@ -90,12 +91,9 @@ def quantised_matmul_kernel(
     W_ROWS = 2 * N if GATED else N
     per: tl.constexpr = (K // 128 + SPLIT - 1) // SPLIT
     first = part * per
-    if OVERLAP:
+    if PREFETCH:
         _prefetch_words(W, first, pid * BLOCK_N, N, W_ROWS, K, GATED, BLOCK_N)
     begin(OVERLAP)
-    factor = tl.full((BLOCK_M,), 1.0, tl.float32)
-    if SCALED > 0:
-        factor = _norm_factor(SQUARES, m, in_m, eps, K, SCALED)
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for tile in range(first, tl.minimum(first + per, K // 128)):
@@ -124,9 +122,12 @@ def quantised_matmul_kernel(
         if GATED:
             ups = _gather(PARTS + size, size, here, in_out, each, SPLIT)
         tl.store(ARRIVED + pid, 0)
-    total *= factor[None, :]
+    if SCALED > 0:
+        factor = _norm_factor(SQUARES, m, in_m, eps, K, SCALED)[None, :]
+        total *= factor
+        ups *= factor
     if GATED:
-        total = total * tl.sigmoid(total) * ups * factor[None, :]
+        total = total * tl.sigmoid(total) * ups
     if ADDED:
         residual = tl.load(RESIDUAL + here, mask=in_out, other=0.0).to(tl.float32)
         rounded = (total + residual).to(TOTAL.dtype.element_ty)
