@@ -149,12 +149,11 @@ def profile_steps(config: Step1Config, variant: str, arguments: argparse.Namespa
 
 PLANS = {
     "as served": plan,
+    "8 rows": planner(narrow=8),
+    "8 rows, 1024 programs": planner(narrow=8, programs=1024),
     "256 programs": planner(programs=256),
-    "1024 programs": planner(programs=1024),
     "3 stages": planner(stages=3),
     "6 stages": planner(stages=6),
-    "8 rows": planner(narrow=8),
-    "128 outputs": planner(block_n=128),
 }
 
 
@@ -169,20 +168,17 @@ def compare_plans(config: Step1Config, variant: str, prompt_length: int) -> dict
             linear.plan = candidate
         figures[name] = [time_steps(weights, prompt, batch) for batch in (1, 32)]
         print(
-            f"{variant} {name:14} batch 1: {figures[name][0]:6.3f} ms, batch 32: {figures[name][1]:6.3f} ms", flush=True
+            f"{variant} {name:21} batch 1: {figures[name][0]:6.3f} ms, batch 32: {figures[name][1]:6.3f} ms", flush=True
         )
     return figures
 
 
 WAYS = {
-    "nothing": Ways(overlap=False, prefetch=False, norms=False, gate=False),
-    "gate": Ways(overlap=False, prefetch=False, norms=False, gate=True),
-    "gate, norms": Ways(overlap=False, prefetch=False, norms=True, gate=True),
-    "overlap": Ways(overlap=True, prefetch=False, norms=False, gate=False),
-    "overlap, prefetch": Ways(overlap=True, prefetch=True, norms=False, gate=False),
-    "overlap, gate": Ways(overlap=True, prefetch=False, norms=False, gate=True),
-    "overlap, gate, norms": Ways(overlap=True, prefetch=False, norms=True, gate=True),
-    "all": Ways(overlap=True, prefetch=True, norms=True, gate=True),
+    "nothing": Ways(norms=False, gate=False),
+    "gate": Ways(norms=False, gate=True),
+    "gate, norms": Ways(norms=True, gate=True),
+    "overlap": Ways(overlap=True, norms=False, gate=False),
+    "overlap, gate, norms": Ways(overlap=True, norms=True, gate=True),
 }
 
 

@@ -125,7 +125,7 @@ LINEARS = {
 
 @pytest.mark.parametrize("kind", LINEARS)
 @pytest.mark.parametrize("rows", [1, 5, 40])
-@pytest.mark.parametrize("ways", [Ways(), Ways(overlap=False, norms=False, gate=False), Ways(prefetch=True)], ids=str)
+@pytest.mark.parametrize("ways", [Ways(), Ways(norms=False, gate=False), Ways(overlap=True, prefetch=True)], ids=str)
 def test_products_with_norms_and_gates_around_them(kind: str, rows: int, ways: Ways):
     """A layer's chain of products, each fused or not, against the same in torch."""
     _, ops, _, plain = both(ways=ways)

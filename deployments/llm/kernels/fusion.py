@@ -14,7 +14,7 @@ class Ways:
     gate: so they do with the gate.
     """
 
-    overlap: bool = True
+    overlap: bool = False
     prefetch: bool = False
     norms: bool = True
     gate: bool = True

@@ -102,7 +102,7 @@ def _nf4_planes(words, TABLE):
 def planes(
     words, ZEROS, group, n, in_n, N, KIND: tl.constexpr, SYMMETRIC: tl.constexpr, BLOCK_N: tl.constexpr
 ):  # fmt: skip
-    """The four bfloat16 tiles of a tile of words."""
+    """The four bfloat16 tiles of a tile of words. ZEROS int16 (groups, N): bits of -(128 + zero), or a table."""
     if KIND == NF4:
         w0, w1, w2, w3 = _nf4_planes(words, ZEROS)
     elif SYMMETRIC:

@@ -15,20 +15,28 @@ from deployments.llm.kernels.planes import planes
 
 
 @triton.jit
+def _scales(SCALES, tile, n, in_n, N, GROUP: tl.constexpr):
+    """Scales of a tile's first and second half: float32 (BLOCK_N,)."""
+    group = tile * 128 // GROUP
+    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)
+    second = scale
+    if GROUP == 64:
+        second = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)
+    return scale, second
+
+
+@triton.jit
 def _tile_product(
-    W, SCALES, ZEROS, tile, n, in_n, x0, x1, x2, x3, N,
+    W, ZEROS, tile, n, in_n, x0, x1, x2, x3, scale, second, N,
     KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """float32 (BLOCK_N, BLOCK_M): rows n of W, of N in all, times one tile of inputs."""
     i = tl.arange(0, 32)
     words = tl.load(W + (tile * N + n[:, None]) * 32 + i[None, :], mask=in_n[:, None], other=0)
-    group = tile * 128 // GROUP
-    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)
-    w0, w1, w2, w3 = planes(words, ZEROS, group, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
+    w0, w1, w2, w3 = planes(words, ZEROS, tile * 128 // GROUP, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
     if GROUP == 64:
-        following = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)
         product = tl.dot(w1, x1, tl.dot(w0, x0)) * scale[:, None]
-        product += tl.dot(w3, x3, tl.dot(w2, x2)) * following[:, None]
+        product += tl.dot(w3, x3, tl.dot(w2, x2)) * second[:, None]
     else:
         product = tl.dot(w3, x3, tl.dot(w2, x2, tl.dot(w1, x1, tl.dot(w0, x0)))) * scale[:, None]
     return product
@@ -96,17 +104,31 @@ def quantised_matmul_kernel(
     begin(OVERLAP)
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for tile in range(first, tl.minimum(first + per, K // 128)):
+    last = tl.minimum(first + per, K // 128) - 1
+    # Scales are read a tile ahead: unlike words and inputs they come without a pipeline of their own.
+    scale, second = _scales(SCALES, first, n, in_n, W_ROWS, GROUP)
+    up_scale, up_second = scale, second
+    if GATED:
+        up_scale, up_second = _scales(SCALES, first, n + N, in_n, W_ROWS, GROUP)
+    for tile in range(first, last + 1):
+        ahead = tl.minimum(tile + 1, last)
+        next_scale, next_second = _scales(SCALES, ahead, n, in_n, W_ROWS, GROUP)
         x = X + m[None, :] * K + tile * 128 + i[:, None]
         x0 = tl.load(x, mask=in_m[None, :], other=0.0)
         x1 = tl.load(x + 32, mask=in_m[None, :], other=0.0)
         x2 = tl.load(x + 64, mask=in_m[None, :], other=0.0)
         x3 = tl.load(x + 96, mask=in_m[None, :], other=0.0)
-        total += _tile_product(W, SCALES, ZEROS, tile, n, in_n, x0, x1, x2, x3, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N)
         if GATED:
+            next_up, next_up_second = _scales(SCALES, ahead, n + N, in_n, W_ROWS, GROUP)
             ups += _tile_product(
-                W, SCALES, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
-            )
+                W, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, up_scale, up_second, W_ROWS,
+                KIND, GROUP, SYMMETRIC, BLOCK_N,
+            )  # fmt: skip
+            up_scale, up_second = next_up, next_up_second
+        total += _tile_product(
+            W, ZEROS, tile, n, in_n, x0, x1, x2, x3, scale, second, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
+        )
+        scale, second = next_scale, next_second
     here = m[None, :] * N + n[:, None]
     in_out = in_n[:, None] & in_m[None, :]
     if SPLIT > 1:
@@ -149,12 +171,9 @@ def dequantise_kernel(
     i = tl.arange(0, 32)
     in_n = n < N
     words = tl.load(W + (tile * N + n[:, None]) * 32 + i[None, :], mask=in_n[:, None], other=0)
-    group = tile * 128 // GROUP
-    scale = tl.load(SCALES + group * N + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-    after = scale
-    if GROUP == 64:
-        after = tl.load(SCALES + (group + 1) * N + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-    w0, w1, w2, w3 = planes(words, ZEROS, group, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
+    first, second = _scales(SCALES, tile, n, in_n, N, GROUP)
+    scale, after = first[:, None], second[:, None]
+    w0, w1, w2, w3 = planes(words, ZEROS, tile * 128 // GROUP, n, in_n, N, KIND, SYMMETRIC, BLOCK_N)
     out = OUT + n[:, None].to(tl.int64) * K + tile * 128 + i[None, :]
     tl.store(out, (w0.to(tl.float32) * scale).to(OUT.dtype.element_ty), mask=in_n[:, None])
     tl.store(out + 32, (w1.to(tl.float32) * scale).to(OUT.dtype.element_ty), mask=in_n[:, None])
