@@ -74,6 +74,45 @@ def _gather(PARTS, size, here, inside, each: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
+def _accumulate(
+    X, W, SCALES, ZEROS, first, last, n, m, in_n, in_m, N, ROWS, K: tl.constexpr,
+    KIND: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr, GATED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The tiles first to last of a block of outputs, and of the block N rows on if GATED: float32 (BLOCK_N, BLOCK_M).
+
+    Scales are read a tile ahead: unlike words and inputs they come without a pipeline of their own.
+    """
+    i = tl.arange(0, 32)
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    scale, second = _scales(SCALES, first, n, in_n, ROWS, GROUP)
+    up_scale, up_second = scale, second
+    if GATED:
+        up_scale, up_second = _scales(SCALES, first, n + N, in_n, ROWS, GROUP)
+    for tile in range(first, last + 1):
+        ahead = tl.minimum(tile + 1, last)
+        next_scale, next_second = _scales(SCALES, ahead, n, in_n, ROWS, GROUP)
+        x = X + m[None, :] * K + tile * 128 + i[:, None]
+        x0 = tl.load(x, mask=in_m[None, :], other=0.0)
+        x1 = tl.load(x + 32, mask=in_m[None, :], other=0.0)
+        x2 = tl.load(x + 64, mask=in_m[None, :], other=0.0)
+        x3 = tl.load(x + 96, mask=in_m[None, :], other=0.0)
+        if GATED:
+            next_up, next_up_second = _scales(SCALES, ahead, n + N, in_n, ROWS, GROUP)
+            ups += _tile_product(
+                W, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, up_scale, up_second, ROWS,
+                KIND, GROUP, SYMMETRIC, BLOCK_N,
+            )  # fmt: skip
+            up_scale, up_second = next_up, next_up_second
+        total += _tile_product(
+            W, ZEROS, tile, n, in_n, x0, x1, x2, x3, scale, second, ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
+        )
+        scale, second = next_scale, next_second
+    return total, ups
+
+
+@triton.jit
 def quantised_matmul_kernel(
     X, W, SCALES, ZEROS, OUT, PARTS, ARRIVED, SQUARES, RESIDUAL, WEIGHT, TOTAL, NEW_SQUARES,
     rows, N, eps, K: tl.constexpr,
@@ -94,7 +133,6 @@ def quantised_matmul_kernel(
     pid, part = tl.program_id(0), tl.program_id(1)
     n = pid * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
-    i = tl.arange(0, 32)
     in_n, in_m = n < N, m < rows
     W_ROWS = 2 * N if GATED else N
     per: tl.constexpr = (K // 128 + SPLIT - 1) // SPLIT
@@ -102,33 +140,10 @@ def quantised_matmul_kernel(
     if PREFETCH:
         _prefetch_words(W, first, pid * BLOCK_N, N, W_ROWS, K, GATED, BLOCK_N)
     begin(OVERLAP)
-    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    ups = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    last = tl.minimum(first + per, K // 128) - 1
-    # Scales are read a tile ahead: unlike words and inputs they come without a pipeline of their own.
-    scale, second = _scales(SCALES, first, n, in_n, W_ROWS, GROUP)
-    up_scale, up_second = scale, second
-    if GATED:
-        up_scale, up_second = _scales(SCALES, first, n + N, in_n, W_ROWS, GROUP)
-    for tile in range(first, last + 1):
-        ahead = tl.minimum(tile + 1, last)
-        next_scale, next_second = _scales(SCALES, ahead, n, in_n, W_ROWS, GROUP)
-        x = X + m[None, :] * K + tile * 128 + i[:, None]
-        x0 = tl.load(x, mask=in_m[None, :], other=0.0)
-        x1 = tl.load(x + 32, mask=in_m[None, :], other=0.0)
-        x2 = tl.load(x + 64, mask=in_m[None, :], other=0.0)
-        x3 = tl.load(x + 96, mask=in_m[None, :], other=0.0)
-        if GATED:
-            next_up, next_up_second = _scales(SCALES, ahead, n + N, in_n, W_ROWS, GROUP)
-            ups += _tile_product(
-                W, ZEROS, tile, n + N, in_n, x0, x1, x2, x3, up_scale, up_second, W_ROWS,
-                KIND, GROUP, SYMMETRIC, BLOCK_N,
-            )  # fmt: skip
-            up_scale, up_second = next_up, next_up_second
-        total += _tile_product(
-            W, ZEROS, tile, n, in_n, x0, x1, x2, x3, scale, second, W_ROWS, KIND, GROUP, SYMMETRIC, BLOCK_N
-        )
-        scale, second = next_scale, next_second
+    total, ups = _accumulate(
+        X, W, SCALES, ZEROS, first, tl.minimum(first + per, K // 128) - 1, n, m, in_n, in_m, N, W_ROWS, K,
+        KIND, GROUP, SYMMETRIC, GATED, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
     here = m[None, :] * N + n[:, None]
     in_out = in_n[:, None] & in_m[None, :]
     if SPLIT > 1:
