@@ -78,7 +78,7 @@ class SpeechRequest(Body):
     instructions: Text | None = Field(None, description="free text for modes whose instruction takes an option")
     seed: int | None = Field(None, ge=0, lt=2**63, description="the same seed gives the same audio")
     temperature: float = Field(0.7, ge=0.0, le=2.0, description="0 is greedy")
-    top_k: int = Field(50, ge=1, le=5120)
+    top_k: int = Field(50, ge=1, le=100)
     max_new_tokens: int | None = Field(
         None, ge=1, le=8192, description="for each piece of long text, each round; 41.7 are 1 s"
     )
