@@ -241,3 +241,14 @@ def test_hostile_ids_are_not_found(start: Start, name: str) -> None:
     for method in ("GET", "DELETE"):
         response = client.request(method, f"{URL}/{name}")
         assert response.status_code in (404, 405) and re.match(r"\{\"error\":", response.text)
+
+
+def test_a_preset_is_encoded_once(start: Start) -> None:
+    client, stages = start()
+    answers = [speak(client, "robot", **fields) for fields in ({}, {}, {"stream_format": "audio"})]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [answer.headers.get("x-encoder-cache") for answer in answers] == ["miss", "hit", None]
+    assert len(clips(stages)) == 1
+    assert len({prompt.codes.tobytes() for prompt in prompts(stages)}) == 1
+    assert speak(client, "assistant").headers["x-encoder-cache"] == "miss"
+    assert len(clips(stages)) == 2
