@@ -23,6 +23,7 @@ _NEEDS_OPTION = {"emotion", "style", "speed"}
 _NEEDS_TRANSCRIPT = {"emotion", "style", "speed", "paralinguistic"}
 # No writing system stacks so many marks on one letter; each would cost tokens and say nothing.
 _STACKED_MARKS = re.compile(r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{9}")
+_MARKUP = re.compile(r"<\|[^|<>]{1,32}\|>|<audio_\d+>|</?s>|<unk>")
 # Adverbs by the upper end of their range of intensities; exactly 1.0 puts none.
 _ADVERBS = ((0.4, "slightly"), (0.7, "mildly"), (1.0, "somewhat"), (1.5, "noticeably"), (2.2, "strongly"))
 
@@ -79,6 +80,7 @@ class Planner:
         """A job, or InvalidInputError / NotFoundError with the field that is at fault."""
         options = body.step_audio or StepAudio()
         self._check_text(body.input, options.mode)
+        _check_markup(body, options)
         job = Job(
             mode=options.mode,
             variant=self._variant(body.model, options.model_variant),
@@ -185,6 +187,15 @@ def check_characters(text: str, most: int, param: str) -> None:
         raise InvalidInputError(
             f"{param} has {len(text)} characters, at most {most} are allowed", param, "text_too_long"
         )
+
+
+def _check_markup(body: SpeechRequest, options: StepAudio) -> None:
+    """Text that the tokenizer would read as the prompt's own marks could end a turn or smuggle audio in."""
+    texts = {"input": body.input, "instructions": body.instructions}
+    texts |= {f"step_audio.{name}": getattr(options, name) for name in ("audio_text", "prompt_text")}
+    for param, text in texts.items():
+        if text and (found := _MARKUP.search(text)):
+            raise InvalidInputError(f"{param} holds {found[0]}, which is a mark of the model", param, "invalid_text")
 
 
 def _from_base64(text: str | None, param: str) -> bytes | None:
