@@ -85,6 +85,9 @@ class VocoderStage(Stage):
     stream_memory_gb: float | None = Field(
         None, gt=0, description="memory for streams' states; those that do not fit wait; default: what is left"
     )
+    chunk_pairs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (15, 24, 48), min_length=1, description="a stream's chunks in pairs of tokens, 25 a second; the last repeats"
+    )
     conformer_tokens: int | None = Field(
         None, ge=1, description="past tokens that a stream's conformer sees; default: all, as published"
     )
