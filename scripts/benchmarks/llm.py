@@ -15,6 +15,7 @@ from deployments.llm.loading import Options, make_runner
 from deployments.llm.runner import Result, Runner
 from deployments.llm.step1 import Step1Config, Step1ForCausalLM
 from deployments.types import Sampling
+from scripts.benchmarks import llm_repeat
 from scripts.benchmarks.llm_models import SIZES, VOCABULARY, random_weights
 
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.0e12, "L40S": 0.864e12}
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="steps that are timed; default: 100, on a CPU 20")
     parser.add_argument("--no-baseline", action="store_true", help="leave transformers' generate out")
     parser.add_argument("--kernels", action="store_true", help="compare the linear layers' kernels")
+    parser.add_argument("--repeat", action="store_true", help="how often the same seed gives the same codes")
     parser.add_argument("--check", action="store_true", help="compare the GPU's decoder with plain torch")
     parser.add_argument("--profile", action="store_true", help="where a decoding step's time goes")
     parser.add_argument("--plans", action="store_true", help="compare ways to cut 4-bit products up")
@@ -43,6 +45,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return llm_steps.run(arguments)
     device = torch.device("cuda", 0) if arguments.device == "cuda" else torch.device("cpu")
     config = SIZES[arguments.preset]
+    if arguments.repeat:
+        return {"repeat": llm_repeat.run(config, arguments.variants, device)}
     if device.type == "cpu" and arguments.preset == "tiny":
         torch.set_num_threads(1)  # matrices this small only lose by threads
     bench = Bench(config, device, arguments)
