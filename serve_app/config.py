@@ -146,6 +146,10 @@ class AppArgs(Args):
     llm: dict[Variant, LLMStage] = Field(default_factory=dict, description="one block per variant")
     vocoder: VocoderStage = VocoderStage()
 
+    def default_among(self, deployed: list[Variant]) -> Variant:
+        """The variant of requests that name none."""
+        return self.default_variant if self.default_variant in deployed else deployed[0]
+
     def stage(self, variant: Variant) -> LLMStage:
         """The language model stage of a variant; only the default variant stays up when nothing is said of it."""
         up = 1 if variant == self.default_variant else 0

@@ -13,7 +13,6 @@ from deployments.errors import DeadlineError, EditXError, InvalidInputError, Not
 logger = logging.getLogger("ray.serve")
 
 RETRY_AFTER_S = 5
-_HTTP_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _MISSING = {"missing", "string_too_short"}
 
 
@@ -83,10 +82,9 @@ def _validation_code(error: dict[str, Any]) -> str:
 def http_error(_request: Request, error: Exception) -> JSONResponse:
     """The envelope for what the framework itself refuses: 404, 405 and the like."""
     assert isinstance(error, HTTPException)
-    kind = _HTTP_TYPES.get(error.status_code, "invalid_request_error")
     # The framework's only 400 of its own is a body that it cannot parse.
     code = "invalid_json" if error.status_code == 400 else None
-    response = envelope(error.status_code, str(error.detail), kind, code=code)
+    response = envelope(error.status_code, str(error.detail), "invalid_request_error", code=code)
     response.headers.update(error.headers or {})
     return response
 

@@ -82,8 +82,7 @@ async def _content(file: UploadFile | None) -> bytes | None:
 def _add_listings(app: FastAPI, service: Service) -> None:
     async def models() -> list[dict[str, Any]]:
         states = await service.states.get()
-        default = service.args.default_variant if service.args.default_variant in service.variants else None
-        listed: list[tuple[str, Variant]] = [(MODEL, default or service.variants[0])]
+        listed: list[tuple[str, Variant]] = [(MODEL, service.args.default_among(service.variants))]
         listed += [(f"{MODEL}-{variant}", variant) for variant in service.variants]
         return [
             {

@@ -101,9 +101,8 @@ class Planner:
             raise InvalidInputError(f"mode {mode} needs input with something to speak", "input", "text_empty")
 
     def _variant(self, model: str, option: Variant | None) -> Variant:
-        default = self._args.default_variant if self._args.default_variant in self._variants else self._variants[0]
         if model == MODEL:
-            named, param = option or default, "step_audio.model_variant"
+            named, param = option or self._args.default_among(self._variants), "step_audio.model_variant"
         else:
             named, param = self._from_model(model), "model"
             if option is not None and option != named:
